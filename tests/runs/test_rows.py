@@ -1,0 +1,52 @@
+"""Rows survive a kill at any byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robust_cli.messages import UserError
+from robust_cli.runs.rows import RowLog
+
+COLUMNS = ["index", "votes"]
+
+
+def test_rows_come_back(tmp_path: Path) -> None:
+    log = RowLog(tmp_path / "rows.csv", COLUMNS)
+    log.append([[1, "a,b"], [2, ""]])
+    assert RowLog(tmp_path / "rows.csv", COLUMNS).read() == [{"index": "1", "votes": "a,b"}, {"index": "2", "votes": ""}]
+
+
+def test_a_file_cut_at_any_byte_goes_on_with_its_whole_rows(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.csv"
+    RowLog(whole, COLUMNS).append([[k, 10 * k] for k in range(12)])
+    content = whole.read_bytes()
+    for size in range(len(content) + 1):
+        cut = tmp_path / f"cut{size}.csv"
+        cut.write_bytes(content[:size])
+        log = RowLog(cut, COLUMNS)
+        done = [int(row["index"]) for row in log.read()]
+        assert done == list(range(len(done)))
+        assert size == len(content) or len(done) <= 12
+        log.append([[k, 10 * k] for k in range(len(done), 12)])
+        assert cut.read_bytes() == content
+
+
+def test_other_columns_are_refused(tmp_path: Path) -> None:
+    RowLog(tmp_path / "rows.csv", ["index", "other"]).append([[1, 2]])
+    with pytest.raises(UserError, match="expected the columns index,votes"):
+        RowLog(tmp_path / "rows.csv", COLUMNS)
+
+
+def test_a_full_disk_says_so_and_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = RowLog(tmp_path / "rows.csv", COLUMNS)
+    log.append([[1, 2]])
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match=r"No space left on device.*resume="):
+        log.append([[3, 4]])
+    assert log.read()[0] == {"index": "1", "votes": "2"}
