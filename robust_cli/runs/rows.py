@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from robust_cli.messages import UserError
 
 
 class RowLog:
-    """Rows of one CSV file, appended and flushed; a last line torn by a kill is dropped when the file is opened again."""
+    """Rows of one CSV file. Each append reaches the system before it returns, so a killed process loses none of it; a last
+    line torn by a kill is dropped when the file is opened again."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         """Open ``path`` to append, writing the header if it is new.
@@ -41,8 +41,6 @@ class RowLog:
         try:
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
         except OSError as error:
             raise UserError(f"{self.path}: cannot write ({error.strerror}); what was written before is kept, "
                             "make room and go on with resume=<this folder>") from error
