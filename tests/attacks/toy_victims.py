@@ -1,0 +1,101 @@
+"""Small classifiers whose worst case is known in closed form, and an attack that does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from robust_cli.smoothing.noise import ImageDraws
+
+SHAPE = (1, 4, 4)
+PIXELS = 16
+FLAT = 50.0  # the margin loss of two classes whose logits are (-q, 0), label 0, is q - 50
+
+
+class Halfspace(nn.Module):
+    """Logits (0, w.x + b)."""
+
+    def __init__(self, weight: torch.Tensor, bias: float = 0.0) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight.float()), bias
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        score = images.flatten(1) @ self.weight + self.bias
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+class Polynomial(nn.Module):
+    """Logits (-q, 0) with q = g.d + d'Hd/2 + c (v.d)^3, d = x - centre: label 0's margin loss is q - 50 exactly."""
+
+    def __init__(self, hessian: torch.Tensor, gradient: torch.Tensor | None = None, cubic: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.hessian = nn.Parameter(hessian.float())
+        self.gradient = torch.zeros(PIXELS) if gradient is None else gradient.float()
+        self.cubic = torch.zeros(PIXELS) if cubic is None else cubic.float()
+
+    def q(self, images: torch.Tensor) -> torch.Tensor:
+        d = images.flatten(1) - 0.5
+        return d @ self.gradient + ((d @ self.hessian) * d).sum(1) / 2 + (d @ self.cubic) ** 3
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        q = self.q(images)
+        return torch.stack([-q, torch.zeros_like(q)], 1)
+
+
+class Raw(nn.Module):
+    """Pixels as logits, for losses written on pixels."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)
+
+
+def curved(seed: int = 0, classes: int = 3) -> nn.Module:
+    """A smooth random network with dropout and batch normalisation, which evaluation mode has to switch."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 32), nn.BatchNorm1d(32), nn.Tanh(), nn.Dropout(0.5),
+                          nn.Linear(32, classes))
+    with torch.no_grad():
+        model[1].weight.mul_(4)
+        model[5].weight.mul_(4)
+    return model
+
+
+def symmetric(eigenvalues: Sequence[float], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """(matrix, eigenvectors as columns) with these eigenvalues first and zeros after, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(PIXELS, PIXELS, generator=generator, dtype=torch.float64)).Q
+    values = torch.zeros(PIXELS, dtype=torch.float64)
+    values[: len(eigenvalues)] = torch.tensor(list(eigenvalues), dtype=torch.float64)
+    return basis @ torch.diag(values) @ basis.T, basis
+
+
+def uneven_weights(seed: int = 0) -> torch.Tensor:
+    """Weights of both signs and unequal sizes."""
+    return torch.randn(PIXELS, generator=torch.Generator().manual_seed(seed)) * torch.linspace(0.2, 3, PIXELS)
+
+
+def grey(n: int) -> torch.Tensor:
+    """Images in the middle of the box."""
+    return torch.full((n, *SHAPE), 0.5)
+
+
+def random_images(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def draws(n: int, purpose: str = "test", first: int = 0) -> ImageDraws:
+    return ImageDraws("cpu", 0, purpose, range(first, first + n))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """An attack that returns its input: every test of strength must refuse it."""
+
+    norm: str = "l2"
+    budget: float | None = None
+
+    def __call__(self, classifier: object, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
+        return images
