@@ -1,0 +1,63 @@
+"""What the training loop hands to a regime, what it gets back, and what a regime is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's images: float32 [n, C, H, W] in [0, 1]; labels int64 [n]; indices int64 [n] in the data set's split."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands: step and epoch count from 0, total is the number of steps planned."""
+
+    step: int
+    epoch: int
+    total: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Losses:
+    """A batch's loss: the scalar that is minimised, and its parts by name, scalars for the record (means over images)."""
+
+    total: torch.Tensor
+    terms: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Regime(Protocol):
+    """A training method: what is minimised on a batch. The loop adds nothing to it.
+
+    Its randomness comes from ``keyed_generator(device, progress.seed, "regime", progress.step)`` alone. On validation images
+    ``loss`` is called with the model in evaluation mode, gradients off (a method that needs those of the images turns them
+    on for itself), and a seed and steps of their own, the same in every epoch; a regime changes no state of its own there.
+    """
+
+    @property
+    def noise_std(self) -> float | None:
+        """Standard deviation of the Gaussian noise trained with, in pixel units; None where there is none."""
+
+    def loss(self, model: torch.nn.Module, batch: Batch, progress: Progress) -> Losses:
+        """The batch's loss."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A regime that carries something from step to step: the checkpoint keeps it. Tensors, numbers and text only."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to keep."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what was kept."""

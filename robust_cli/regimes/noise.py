@@ -1,0 +1,16 @@
+"""The Gaussian noise that regimes train with: fresh at every step, the same again for the same (seed, step)."""
+
+from __future__ import annotations
+
+import torch
+
+from robust_cli.regimes.batch import Progress
+from robust_cli.smoothing.noise import keyed_generator
+
+
+def noisy(images: torch.Tensor, noise_std: float, progress: Progress) -> torch.Tensor:
+    """images + N(0, noise_std^2 I), float32 of the images' shape; not clipped to [0, 1], as the smoothed classifier sees it."""
+    generator = keyed_generator(images.device, progress.seed, "regime", progress.step)
+    # torch.randn rather than normal_ on a channels-last tensor: on a CPU that one draws number by number.
+    draws = torch.randn(images.shape, generator=generator, device=images.device)
+    return torch.add(images, draws, alpha=noise_std)

@@ -1,0 +1,49 @@
+"""The batches of an epoch: images that stay on the device, in an order and with an augmentation keyed by the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from robust_cli.datasets.augmentation import crop_flip
+from robust_cli.datasets.images import Images
+from robust_cli.messages import check
+from robust_cli.regimes.batch import Batch
+from robust_cli.runs.streams import stream
+from robust_cli.smoothing.noise import keyed_generator
+from robust_cli.training.settings import Training
+
+Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+AUGMENTATIONS: dict[str, Augmentation | None] = {"none": None, "crop_flip": crop_flip}
+
+
+def layout(settings: Training) -> torch.memory_format:
+    """The memory layout of images and convolutions."""
+    return torch.channels_last if settings.channels_last else torch.contiguous_format
+
+
+class Feed:
+    """Batches of ``settings.batch_size`` training images; the last of an epoch may be smaller, or left out (drop_last)."""
+
+    def __init__(self, images: Images, settings: Training, seed: int, device: torch.device, augment: str) -> None:
+        """Raises Wrong on an unknown augmentation, or when drop_last would leave no batch."""
+        check(augment in AUGMENTATIONS, "augment", " or ".join(AUGMENTATIONS), augment)
+        check(len(images) >= (settings.batch_size if settings.drop_last else 1), "batch_size",
+              f"at most the number of training images ({len(images)}) with drop_last", settings.batch_size)
+        self.images, self.seed, self.device = images.to(device), seed, device
+        self._size, self._layout, self._augment = settings.batch_size, layout(settings), AUGMENTATIONS[augment]
+        whole, rest = divmod(len(images), self._size)
+        self.steps = whole + (rest > 0 and not settings.drop_last)
+        self.count = min(len(images), self.steps * self._size)  # images of an epoch
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch (from 0): each image at most once, in the order of (seed, "order", epoch)."""
+        order = torch.from_numpy(stream(self.seed, "order", epoch).permutation(len(self.images))).to(self.device)
+        for k, positions in enumerate(order[: self.count].split(self._size)):
+            images = self.images.float(positions)
+            if self._augment is not None:
+                step = epoch * self.steps + k
+                images = self._augment(images, keyed_generator(self.device, self.seed, "augment", step))
+            yield Batch(images.contiguous(memory_format=self._layout), self.images.labels[positions],
+                        self.images.indices[positions])
