@@ -1,0 +1,130 @@
+"""Certified accuracy and what belongs beside it, from one certificate's rows (one row per image of the whole subset).
+
+A table here is a data frame with the columns of certificates.csv for one certificate. Accuracy is over all of its images: a
+misclassified or an abstained image counts as not certified, with radius 0. Each row's radius holds at its own failure
+probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from robust_cli.messages import UserError
+from robust_cli.reporting.estimates import Estimate, estimate, over_runs
+from robust_cli.smoothing.sampling import false_certificates
+
+Tables = Sequence[pd.DataFrame]
+ABSTAIN = -1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one certificate proves on a subset.
+
+    natural: the majority of the estimation votes is right; abstention: share of images without a certified class;
+    average_radius: wrong and abstained images count 0; largest_radius: what unanimous votes would prove; false_expected and
+    false_quantile: expected number and 99.9 % quantile of false certificates among the images at this failure probability.
+    """
+
+    natural: Estimate
+    abstention: Estimate
+    average_radius: Estimate
+    largest_radius: float
+    false_expected: float
+    false_quantile: int
+
+
+def proven(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Each image's radius, 0 where the class is wrong or the classifier abstains."""
+    predicted = table["predicted"].to_numpy()
+    right = (predicted == table["label"].to_numpy()) & (predicted != ABSTAIN)
+    return np.where(right, table["radius"].to_numpy(dtype=np.float64), 0.0)
+
+
+def certified(table: pd.DataFrame, radius: float) -> NDArray[np.bool_]:
+    """Which images are right, not abstained and certified to at least ``radius`` (pixel units); at 0: to more than 0."""
+    radii = proven(table)
+    return radii >= radius if radius > 0 else radii > 0
+
+
+def accuracy(tables: Tables, radius: float) -> Estimate:
+    """Certified accuracy at one radius, of one run or of runs that differ in their seeds."""
+    return over_runs([estimate(certified(table, radius)) for table in tables])
+
+
+def curve(tables: pd.DataFrame | Tables, radii: ArrayLike) -> pd.DataFrame:
+    """Certified accuracy at each radius: columns radius, accuracy, error, images, runs."""
+    group = [tables] if isinstance(tables, pd.DataFrame) else tables
+    radii = np.atleast_1d(np.asarray(radii, dtype=np.float64))
+    return points("radius", radii, [accuracy(group, float(r)) for r in radii])
+
+
+def points(name: str, at: ArrayLike, estimates: Sequence[Estimate]) -> pd.DataFrame:
+    """Estimates along an axis as a data frame: columns ``name``, accuracy, error, images, runs."""
+    return pd.DataFrame({name: np.asarray(at, dtype=np.float64), "accuracy": [e.value for e in estimates],
+                         "error": [e.error for e in estimates], "images": [e.images for e in estimates],
+                         "runs": [e.runs for e in estimates]})
+
+
+def natural(tables: Tables) -> Estimate:
+    """Accuracy of the majority of the estimation votes."""
+    return over_runs([estimate(t["majority"].to_numpy() == t["label"].to_numpy()) for t in tables])
+
+
+def summary(tables: pd.DataFrame | Tables, failure_probability: float, largest_radius: float) -> Summary:
+    """The figures beside the curve, of one run or of runs that differ in their seeds."""
+    group = [tables] if isinstance(tables, pd.DataFrame) else tables
+    expected, quantile = false_certificates(len(group[0]), failure_probability)
+    return Summary(
+        natural=natural(group),
+        abstention=over_runs([estimate(t["predicted"].to_numpy() == ABSTAIN) for t in group]),
+        average_radius=over_runs([estimate(proven(t)) for t in group]),
+        largest_radius=largest_radius, false_expected=float(expected), false_quantile=int(quantile))
+
+
+def paired(first: Tables, second: Tables, radii: ArrayLike) -> pd.DataFrame:
+    """Certified accuracy of ``first`` minus that of ``second`` on the images both have.
+
+    Columns radius, difference, error, images. The error is the standard error of the mean of the per-image differences; runs of
+    several seeds enter by the share of them that certifies an image. Raises UserError when an image's labels differ.
+    """
+    a, b = _common(first, second)
+    rows = []
+    for r in np.atleast_1d(np.asarray(radii, dtype=np.float64)):
+        shares = [np.mean([certified(t, float(r)) for t in group], axis=0) for group in (a, b)]
+        rows.append((r, estimate(shares[0] - shares[1])))
+    return pd.DataFrame([(r, e.value, e.error, e.images) for r, e in rows], columns=["radius", "difference", "error", "images"])
+
+
+def _common(first: Tables, second: Tables) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
+    """Both groups restricted to the images that every table has, in the same order."""
+    images = pd.Index(first[0]["index"])
+    for table in (*first[1:], *second):
+        images = images.intersection(pd.Index(table["index"]))
+    images = images.sort_values()
+    a, b = ([t.set_index("index").loc[images].reset_index() for t in group] for group in (first, second))
+    if any((t["label"].to_numpy() != a[0]["label"].to_numpy()).any() for t in (*a, *b)):
+        raise UserError("report: expected the same label for an image in every run, found different ones; "
+                        "compare runs made on the same data")
+    return a, b
+
+
+def default_radii(largest: float, most: int = 8) -> NDArray[np.float64]:
+    """0 and at most ``most`` round radii up to the largest that can be proven, for a table."""
+    if not (np.isfinite(largest) and largest > 0):
+        return np.zeros(1)
+    scale = 10.0 ** np.floor(np.log10(largest))
+    steps = [s * t for t in (scale / 100, scale / 10, scale) for s in (2.5, 5, 10)]
+    step = next(s for s in steps if largest / s < most + 1)
+    return np.round(step * np.arange(int(largest / step + 1e-9) + 1), 10)
+
+
+def collapsed(table: pd.DataFrame, classes: int) -> int | None:
+    """The number of classes that the majority votes ever name, where it is less than half of those among the labels."""
+    named, present = table["majority"].nunique(), min(classes, table["label"].nunique())
+    return int(named) if present > 2 and named < present / 2 else None

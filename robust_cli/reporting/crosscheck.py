@@ -1,0 +1,153 @@
+"""Certified accuracy checked against attacked: no stored adversarial image inside a certified radius may be of another class.
+
+An image enters with its certificate (class A, radius R > 0; the label does not matter) and a stored attack on the same smoothed
+classifier (weights, noise, precision). The distance is recomputed in float64 from the stored images. It breaks its certificate,
+at most once over all attacks and budgets, when at a distance below R another class has more of the stored decision votes than A,
+by a one-sided binomial test on the two counts. (A's share below 1/2 alone is no violation where the certificate bounds the
+runner-up.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from robust_cli.messages import UserError
+from robust_cli.reporting.load import Attacked, Certified
+from robust_cli.smoothing.sampling import false_certificates
+
+LEVEL = 1e-6  # of the test, shared over the other classes
+FEWEST_VOTES = 1000  # fewer cannot show a break
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Check:
+    """One certificate against all attacks on its smoothed classifier.
+
+    compared, broken: images; allowed: 99.9 % quantile of the number of false certificates among the compared; beyond: images
+    attacked at a distance of R or more, fooled_beyond: those of them where another class than A wins by the same test; few_votes:
+    stored outcomes left out because they have fewer than 1000 votes.
+    """
+
+    certificate: str
+    compared: int
+    allowed: int
+    broken: tuple[int, ...]
+    beyond: int
+    fooled_beyond: int
+    few_votes: int
+
+    @property
+    def holds(self) -> bool:
+        return len(self.broken) <= self.allowed
+
+    @property
+    def proves(self) -> bool:
+        """Whether the attack is strong enough to say anything: it succeeds where it may."""
+        return not self.holds or (self.compared > 0 and self.fooled_beyond > 0)
+
+    @property
+    def verdict(self) -> str:
+        """The result in words."""
+        few = f" {self.few_votes} outcomes with fewer than {FEWEST_VOTES} votes were not compared." if self.few_votes else ""
+        if not self.compared:
+            return f"Nothing could be compared: no adversarial image with enough votes lies inside a certified radius.{few}"
+        counts = (f"{len(self.broken)} of {self.compared} compared images break their certificate, "
+                  f"{self.allowed} allowed by chance")
+        if not self.holds:
+            shown = ", ".join(map(str, self.broken[:10])) + (" ..." if len(self.broken) > 10 else "")
+            return f"BROKEN: {counts}. The certificates or the votes are wrong (images {shown}).{few}"
+        if not self.fooled_beyond:
+            return (f"Proves nothing: {counts}, but no attack succeeded beyond a certified radius either, so it is too weak "
+                    f"to test the certificates.{few}")
+        return f"Holds: {counts}; beyond the radius the attacks succeeded on {self.fooled_beyond} of {self.beyond} images.{few}"
+
+
+def same_classifier(certified: Certified, attacked: Attacked) -> bool:
+    """Whether the attack was on the very smoothed classifier that was certified."""
+    a, b = certified.about, attacked.about
+    return b.get("classifier") == "smoothed" and all(
+        a.get(key) == b.get(key) for key in ("model_fingerprint", "noise_std", "precision", "dataset"))
+
+
+def check(certified: Certified, certificate: str, attacks: Sequence[Attacked]) -> Check:
+    """Hold one certificate of a run against attack runs on the same smoothed classifier."""
+    rows = certified.of(certificate)
+    rows = rows[(rows["predicted"] >= 0) & (rows["radius"] > 0)].set_index("index")
+    tested = [_test(rows, attacked) for attacked in attacks]
+    found = pd.concat(tested) if tested else _empty()
+    enough = found[found["enough"]]
+    inside, beyond = enough[enough["inside"]], enough[~enough["inside"]]
+    compared = inside["index"].nunique()
+    _, allowed = false_certificates(compared, float(certified.about["failure_probability"]))
+    broken = sorted(int(i) for i in inside.loc[inside["beaten"], "index"].unique())
+    return Check(certificate, compared, int(allowed), tuple(broken), beyond["index"].nunique(),
+                 beyond.loc[beyond["beaten"], "index"].nunique(), int((~found["enough"]).sum()))
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame({"index": np.zeros(0, np.int64), **{c: np.zeros(0, bool) for c in ("inside", "beaten", "enough")}})
+
+
+def _test(rows: pd.DataFrame, attacked: Attacked) -> pd.DataFrame:
+    """Columns index, inside, beaten, enough, a row per stored outcome of an image with a certificate."""
+    parts = [_empty()]
+    for attack in attacked.names:
+        outcomes = attacked.of(attack)
+        outcomes = outcomes[outcomes["index"].isin(rows.index)]
+        for budget in outcomes["budget"].unique().tolist():
+            group = outcomes[outcomes["budget"] == budget]
+            certificates = rows.loc[group["index"]]
+            if (certificates["label"].to_numpy() != group["label"].to_numpy()).any():
+                raise UserError(f"{attacked.folder}: expected the labels of the certified run, found others; "
+                                "certify and attack the same data")
+            votes = group[attacked.vote_columns].fillna(0).to_numpy(dtype=np.int64)
+            near = distances(attacked, attack, budget, group["index"].to_numpy()) < certificates["radius"].to_numpy()
+            parts.append(pd.DataFrame({"index": group["index"].to_numpy(), "inside": near,
+                                       "beaten": beaten(votes, certificates["predicted"].to_numpy()),
+                                       "enough": votes.sum(axis=1) >= FEWEST_VOTES}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def beaten(votes: NDArray[np.int64], certified_class: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where another class has more votes than the certified one by the one-sided test at 1e-6 / (classes - 1).
+
+    votes [N, K]; certified_class [N]. Of two classes' counts a and b the test asks whether b of a + b fair coins is too many.
+    """
+    rows, classes = np.arange(len(votes)), votes.shape[1]
+    own = votes[rows, certified_class]
+    others = votes.copy()
+    others[rows, certified_class] = -1
+    best = others.max(axis=1)
+    return binom.sf(best - 1, own + best, 0.5) <= LEVEL / (classes - 1)
+
+
+def distances(attacked: Attacked, attack: str, budget: float, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+    """l2 distance in float64, pixel units, between the stored adversarial images and the originals. indices [N] -> [N]."""
+    at = attacked.positions(indices)
+    originals, adversarial = attacked.originals(), attacked.adversarial(attack, budget)
+    if originals.shape != adversarial.shape:
+        raise UserError(f"{attacked.folder}: expected adversarial images of shape {originals.shape}, {attack} at {budget:g} has "
+                        f"{adversarial.shape}; make this attack run again")
+    return np.concatenate([np.zeros(0), *(_l2(adversarial[block], _unit(originals[block])) for block in _blocks(at))])
+
+
+def _blocks(at: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(at), _BLOCK):
+        yield at[start:start + _BLOCK]
+
+
+def _unit(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
+    """The image that the classifier saw: bytes are divided by 255 in float32, as the data sets do."""
+    return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+
+
+def _l2(a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.float64]:
+    difference = a.astype(np.float64) - b.astype(np.float64)
+    return np.sqrt((difference.reshape(len(difference), -1) ** 2).sum(axis=1))

@@ -1,0 +1,50 @@
+"""The numbers that the papers print, shipped with the package, to stand beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+import pandas as pd
+
+from robust_cli.reporting import certified
+from robust_cli.reporting.certified_tables import SPREAD
+from robust_cli.reporting.lines import Line
+from robust_cli.reporting.load import Certified
+from robust_cli.reporting.tables import Table, percent
+
+STN = "STN (Li et al. 2019), Table 1"
+
+
+def published(name: str) -> pd.DataFrame:
+    """One of the shipped tables (published/README.md names them and their sources)."""
+    with (files("robust_cli.reporting") / "published" / f"{name}.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)
+
+
+def beside_ours(lines: Sequence[Line[Certified]]) -> Table | None:
+    """STN's certified accuracies with ours at the same radius, for data sets where one of our regimes is among its methods."""
+    rows, data = [], []
+    for dataset, printed in published("stn_table1").groupby("dataset", sort=False):
+        ours = [line for line in lines if line.about.get("dataset") == dataset]
+        methods = {str(m).split()[0] for m in printed["method"]}
+        if not any(line.about.get("regime") in methods for line in ours):
+            continue
+        for row in printed.to_dict("records"):
+            rows.append([row["method"], STN, dataset, f"{row['radius_l2']:g}", f"{row['certified_accuracy']:.1f}",
+                         f"{row['natural_accuracy']:.1f}", row["remark"]])
+            data.append({**row, "source": STN})
+        for radius in printed["radius_l2"].unique():
+            for line in ours:
+                accuracy, natural = certified.accuracy(line.tables, float(radius)), certified.natural(line.tables)
+                remark = f"{accuracy.images} images, n = {line.about.get('samples')}"
+                rows.append([line.title, "this report", dataset, f"{radius:g}", percent(accuracy), percent(natural), remark])
+                data.append({"dataset": dataset, "method": line.title, "radius_l2": radius, "remark": remark,
+                             "certified_accuracy": 100 * accuracy.value, "natural_accuracy": 100 * natural.value,
+                             "source": "this report"})
+    if not rows:
+        return None
+    return Table("published", "Published numbers beside ours", pd.DataFrame(data),
+                 ["", "source", "data set", "radius", "certified %", "natural %", "remark"],
+                 [[str(c) for c in row] for row in rows],
+                 ["Published numbers are as printed, in % of the full test set; other networks, other intervals.", SPREAD])

@@ -1,0 +1,184 @@
+"""A report: run folders in; tables, figures and one page that needs no network out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from robust_cli.reporting import attacked_tables, certified_tables, figures, literature, records, tables
+from robust_cli.reporting.crosscheck import Check, check, same_classifier
+from robust_cli.reporting.lines import AnyLine, Line, attacked_lines, certified_lines, in_common
+from robust_cli.reporting.load import Attacked, Certified, Runs, load
+from robust_cli.reporting.tables import Table
+from robust_cli.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its name, its caption, and words for who cannot see it."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """page and markdown are files; tables and figures map names to files (figures to the PNG, the SVG stands beside it)."""
+
+    page: Path
+    markdown: Path
+    tables: dict[str, Path]
+    figures: dict[str, Path]
+    summary: list[Table]
+    verdicts: list[str]
+    warnings: list[str]
+    broken: bool
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that a report says, before it is written."""
+
+    summary: list[Table]
+    pictures: list[Picture]
+    tables: list[Table]
+    checks: list[tuple[str, Check]]
+    warnings: list[str]
+    runs: Runs
+    common: str = ""
+    verdicts: list[str] = field(default_factory=list)
+
+    @property
+    def overall(self) -> str:
+        """The cross-checks in a sentence."""
+        found = [check for _, check in self.checks]
+        broken, weak = sum(not c.holds for c in found), sum(c.holds and not c.proves for c in found)
+        parts = [f"{broken} broken"] * bool(broken) + [f"{weak} that prove nothing"] * bool(weak)
+        return f"{len(found)} certificates checked against attacks: " + (", ".join(parts) if parts else "all hold") + "."
+
+
+def write_report(folders: Sequence[Path | str], output: Path | str, radii: ArrayLike | None = None) -> ReportResult:
+    """Read run folders (or folders of runs) and write report.html, report.md, CSV tables, and figures as PNG and SVG.
+
+    output: an existing folder; radii: those of the tables (pixel units; default: round ones up to the largest provable). Raises
+    UserError (one line) for a folder without a run, a damaged file, or when no run is complete.
+    """
+    content, folder = gather(load(folders), radii), RunFolder(output)
+    written: dict[str, Path] = {}
+    for table in [*content.summary, *content.tables]:
+        written[table.name] = folder.table(table.name)
+        tables.write_csv(table, written[table.name])
+    drawn: dict[str, Path] = {}
+    for picture in content.pictures:
+        drawn[picture.name] = folder.figure(picture.name, "png")
+        figures.save(picture.figure, drawn[picture.name], folder.figure(picture.name, "svg"))
+    page, text = folder.path / "report.html", folder.path / "report.md"
+    page.write_text(_html(content, folder), encoding="utf-8")
+    text.write_text(_markdown(content), encoding="utf-8")
+    return ReportResult(page, text, written, drawn, content.summary, content.verdicts, content.warnings,
+                        any(not c.holds for _, c in content.checks))
+
+
+def gather(runs: Runs, radii: ArrayLike | None = None) -> Content:
+    """Everything that the report of some runs says."""
+    certificates, attacks = certified_lines(runs.certified, runs.warnings), attacked_lines(runs.attacked, runs.warnings)
+    checks = _checks(runs, certificates)
+    summary: list[Table] = []
+    found: list[Table | None] = []
+    if certificates:
+        at = certified_tables.radii_for(certificates) if radii is None else radii
+        summary.append(certified_tables.accuracy_table(certificates, at))
+        found += [certified_tables.paired_table(certificates, at), certified_tables.certificates_table(certificates)]
+    if attacks:
+        summary.append(attacked_tables.accuracy_table(attacks))
+        found += attacked_tables.attack_tables(attacks)
+    found += [attacked_tables.crosscheck_table(checks) if checks else None, literature.beside_ours(certificates),
+              records.training_table(runs.trained) if runs.trained else None]
+    lines: list[AnyLine] = [*certificates, *attacks]
+    return Content(summary, _pictures(runs, certificates, attacks), [t for t in found if t is not None], checks,
+                   records.warnings(runs, certificates), runs, in_common(lines) if lines else "",
+                   [f"{title}: {c.verdict}" for title, c in checks])
+
+
+def _checks(runs: Runs, certificates: Sequence[Line[Certified]]) -> list[tuple[str, Check]]:
+    """Every certificate of every run that has an attack on the same smoothed classifier; seeds one by one."""
+    found = []
+    for line in certificates:
+        for run in line.runs:
+            attacks = [a for a in runs.attacked if same_classifier(run, a)]
+            if attacks:
+                several = f" ({len(line.runs)} seeds)"
+                seed = f", training seed {run.about.get('train_seed')}" if len(line.runs) > 1 else ""
+                title = line.title.removesuffix(several) + seed
+                found.append((title, check(run, line.part, attacks)))
+    return found
+
+
+def _pictures(runs: Runs, certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> list[Picture]:
+    found = []
+    every: list[AnyLine] = [*certificates, *attacks]
+    for dataset in dict.fromkeys(str(line.about.get("dataset")) for line in every):
+        lines = [line for line in certificates if line.about.get("dataset") == dataset]
+        if lines:
+            limits = [certified_tables.largest_radius(line) for line in lines]
+            found.append(Picture(f"certified_{dataset}", figures.certified_figure(lines, limits),
+                                 f"Certified accuracy against l2 radius ({in_common(lines)}), with one standard error on either "
+                                 "side (standard deviation over the seeds where several are joined); diamonds: natural accuracy; "
+                                 "dotted: largest provable radius."))
+        on_this = [line for line in attacks if line.about.get("dataset") == dataset]
+        for norm in dict.fromkeys(line.norm for line in on_this):
+            of_norm = [line for line in on_this if line.norm == norm]
+            found.append(Picture(f"robust_{dataset}_{norm}", figures.robust_figure(of_norm, norm),
+                                 f"Robust accuracy against {norm} budget ({in_common(of_norm)}), with standard errors."))
+        found += _combined(dataset, lines, [line for line in on_this if line.norm == "l2"])
+    if runs.trained:
+        found.append(Picture("training", figures.training_figure(runs.trained, records.training_titles(runs.trained)),
+                             "Accuracy on the training (and, dashed, the validation) images by epoch."))
+    return found
+
+
+def _combined(dataset: str, certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> list[Picture]:
+    """For each smoothed classifier that was certified and attacked, both in one picture."""
+    found = []
+    for k, family in enumerate(dict.fromkeys(line.family for line in certificates)):
+        mine = [line for line in certificates if line.family == family]
+        against = [a for a in attacks if any(same_classifier(r, s) for line in mine for r in line.runs for s in a.runs)]
+        if against:
+            found.append(Picture(f"combined_{dataset}_{k + 1}", figures.combined_figure(mine, against),
+                                 f"One smoothed classifier ({in_common([*mine, *against])}): what is proven from below, what "
+                                 "attacks leave from above. The true robust accuracy lies between the two."))
+    return found
+
+
+def _html(content: Content, folder: RunFolder) -> str:
+    source = (files("robust_cli.reporting") / "report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    drawings = [(p, Markup(figures.inline_svg(folder.figure(p.name, "svg").read_text(encoding="utf-8"), p.name, p.caption)))
+                for p in content.pictures]
+    return environment.from_string(source).render(**_shared(content), drawings=drawings)
+
+
+def _shared(content: Content) -> dict[str, Any]:
+    return {"content": content, "made": time.strftime("%Y-%m-%d %H:%M"),
+            "provenance": [records.provenance(run) for run in content.runs.all()]}
+
+
+def _markdown(content: Content) -> str:
+    parts = ["# Robustness report", ""]
+    parts += [f"All lines: {content.common}.", ""] if content.common else []
+    parts += [tables.markdown(t) for t in content.summary]
+    parts += ["### Cross-check", "", *(f"- {v}" for v in content.verdicts), ""] if content.verdicts else []
+    parts += ["### Warnings", "", *(f"- {w}" for w in content.warnings), ""] if content.warnings else []
+    parts += [f"![{p.caption}]({p.name}.png)\n" for p in content.pictures]
+    parts += [tables.markdown(t) for t in content.tables]
+    return "\n".join(parts)

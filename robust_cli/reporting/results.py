@@ -1,0 +1,55 @@
+"""What a single command leaves at its end: the small table, its CSV, and the figure of one run."""
+
+from __future__ import annotations
+
+from robust_cli.reporting import attacked_tables, certified_tables, figures
+from robust_cli.reporting.lines import attacked_lines, certified_lines
+from robust_cli.reporting.load import Attacked, Certified, Trained, read
+from robust_cli.reporting.tables import Table, write_csv
+from robust_cli.runs.console import say, table
+from robust_cli.runs.folder import RunFolder
+
+
+def trained(folder: RunFolder) -> None:
+    """The accuracy of a train run by epoch, as a figure."""
+    run = read(folder)
+    assert isinstance(run, Trained)
+    _figure(folder, "training", figures.training_figure([run], [str(run.about["regime"])]))
+
+
+def certified(folder: RunFolder) -> None:
+    """Certified accuracy of a certify run: table on the screen, CSV and curve."""
+    run = read(folder)
+    assert isinstance(run, Certified)
+    lines = certified_lines([run], [])
+    largest = [certified_tables.largest_radius(line) for line in lines]
+    _show(folder, certified_tables.brief(run))
+    _show(folder, certified_tables.certificates_table(lines), on_screen=False)
+    for line in lines:
+        summary = certified_tables.summary(line)
+        say(f"  {line.part}: largest radius these votes could prove {summary.largest_radius:.3f}; false certificates among "
+            f"{len(line.tables[0])} images: {summary.false_expected:.2g} expected, at most {summary.false_quantile} with 99.9 %")
+    _figure(folder, "certified_accuracy", figures.certified_figure(lines, largest))
+
+
+def attacked(folder: RunFolder) -> None:
+    """Robust accuracy of an attack run: table on the screen, CSV and a curve a norm."""
+    run = read(folder)
+    assert isinstance(run, Attacked)
+    lines = attacked_lines([run], [])
+    _show(folder, attacked_tables.brief(run))
+    _show(folder, attacked_tables.attack_table(lines), on_screen=False)
+    for norm in dict.fromkeys(line.norm for line in lines):
+        _figure(folder, f"robust_accuracy_{norm}", figures.robust_figure([line for line in lines if line.norm == norm], norm))
+
+
+def _show(folder: RunFolder, found: Table, on_screen: bool = True) -> None:
+    target = folder.table(found.name)
+    assert target not in (folder.votes, folder.certificates, folder.outcomes, folder.metrics), target  # rows are never written over
+    write_csv(found, target)
+    if on_screen:
+        table(found.columns, found.rows, found.title)
+
+
+def _figure(folder: RunFolder, name: str, figure: figures.Figure) -> None:
+    figures.save(figure, folder.figure(name, "png"), folder.figure(name, "svg"))

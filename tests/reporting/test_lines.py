@@ -1,0 +1,92 @@
+"""Which runs become one line, and what the line is called."""
+
+from __future__ import annotations
+
+import pytest
+
+from robust_cli.reporting.lines import attacked_lines, certified_lines, in_common
+from robust_cli.reporting.load import load
+
+ROWS = {"renyi": [(1, 0, 0, 0.4), (2, 0, 0, 0.8)]}
+
+
+def titles(build, warnings=None):
+    return [line.title for line in certified_lines(load([build.root]).certified, [] if warnings is None else warnings)]
+
+
+def test_certificates_of_one_run_are_named_by_certificate_and_bounds(build):
+    build.certify("a", {**ROWS, "neyman_pearson": ROWS["renyi"]})
+    assert titles(build) == ["renyi, runner-up", "neyman_pearson, two-class"]
+
+
+def test_a_single_line_has_a_name_too(build):
+    build.certify("a", ROWS)
+    assert titles(build) == ["stability, renyi"]
+
+
+def test_only_what_differs_is_in_the_title(build):
+    build.certify("a", ROWS, regime="standard", model_fingerprint="f1", noise_std=0.25, samples=500)
+    build.certify("b", ROWS)
+    lines = certified_lines(load([build.root]).certified, [])
+    assert [line.title for line in lines] == ["standard, noise 0.25", "stability, noise 0.5"]
+    assert in_common(lines) == "mnist, cnn_small, renyi, runner-up, failure probability 0.001"
+
+
+def seeds(build, weights=(2.0, 2.0, 2.0)):
+    for k, weight in enumerate(weights):
+        build.train(f"t{k}", seed=k, fingerprint=f"f{k}", weight=weight)
+        build.certify(f"c{k}", ROWS, train_seed=k, model_fingerprint=f"f{k}")
+
+
+def test_runs_that_differ_in_nothing_but_the_seed_are_joined(build):
+    seeds(build)
+    lines = certified_lines(load([build.root]).certified, [])
+    assert [line.title for line in lines] == ["stability, renyi (3 seeds)"]
+    assert [run.about["model_fingerprint"] for run in lines[0].runs] == ["f0", "f1", "f2"]
+
+
+def test_another_training_setting_is_another_line(build):
+    seeds(build, weights=(2.0, 3.0, 2.0))
+    assert titles(build) == ["weight 2.0 (2 seeds)", "weight 3.0"]
+
+
+def test_models_whose_training_is_unknown_are_never_joined(build):
+    for k in range(2):
+        build.certify(f"c{k}", ROWS, train_seed=k, model_fingerprint=f"f{k}", train_run=f"gone{k}")
+    assert titles(build) == ["stability, renyi, run 1 (training seed 0)", "stability, renyi, run 2 (training seed 1)"]
+
+
+@pytest.mark.parametrize("key", ["noise_std", "samples", "failure_probability", "precision", "subset", "discount"])
+def test_another_setting_of_the_certification_is_another_line(build, key):
+    build.certify("a", ROWS)
+    build.certify("b", ROWS, seed=1, **{key: {"precision": "bf16", "subset": "first:2"}.get(key, 0.25)})
+    assert len(set(titles(build))) == 2
+
+
+def test_a_repeat_is_left_out_and_said(build):
+    build.certify("a", ROWS)
+    build.certify("b", ROWS)
+    warnings: list[str] = []
+    assert titles(build, warnings) == ["stability, renyi"]
+    assert warnings == ["b repeats a (same model, settings and seed): only the first is used."]
+
+
+def test_the_worst_case_joins_attacks_of_one_target_across_folders_but_not_other_targets(build):
+    def outcomes(attack, norm="l2"):
+        return [
+            {"attack": a, "budget": b, "index": 1, "label": 0, "robust": 1, "norm": norm}
+            for a, b in (("none", 0), (attack, 0.5))
+        ]
+
+    build.attack("a", outcomes("pgd_l2"))
+    build.attack("b", outcomes("second_order"))
+    build.attack("c", outcomes("pgd_l2"), classifier="base", noise_std=None)
+    build.attack("d", outcomes("fgsm", "linf"))
+    found = [(line.title, line.norm) for line in attacked_lines(load([build.root]).attacked, [])]
+    assert found == [
+        ("smoothed classifier, noise 0.5, pgd_l2", "l2"),
+        ("smoothed classifier, noise 0.5, second_order", "l2"),
+        ("smoothed classifier, noise 0.5, fgsm", "linf"),
+        ("smoothed classifier, noise 0.5, worst of pgd_l2, second_order", "l2"),
+        ("base classifier, pgd_l2", "l2"),
+    ]
