@@ -5,7 +5,7 @@ from __future__ import annotations
 from robust_cli.reporting import attacked_tables, certified_tables, figures
 from robust_cli.reporting.lines import attacked_lines, certified_lines
 from robust_cli.reporting.load import Attacked, Certified, Trained, read
-from robust_cli.reporting.tables import Table, write_csv
+from robust_cli.reporting.tables import Table, radius, write_csv
 from robust_cli.runs.console import say, table
 from robust_cli.runs.folder import RunFolder
 
@@ -27,7 +27,7 @@ def certified(folder: RunFolder) -> None:
     _show(folder, certified_tables.certificates_table(lines), on_screen=False)
     for line in lines:
         summary = certified_tables.summary(line)
-        say(f"  {line.part}: largest radius these votes could prove {summary.largest_radius:.3f}; false certificates among "
+        say(f"  {line.part}: largest radius these votes could prove {radius(summary.largest_radius)}; false certificates among "
             f"{len(line.tables[0])} images: {summary.false_expected:.2g} expected, at most {summary.false_quantile} with 99.9 %")
     _figure(folder, "certified_accuracy", figures.certified_figure(lines, largest))
 
@@ -45,7 +45,7 @@ def attacked(folder: RunFolder) -> None:
 
 def _show(folder: RunFolder, found: Table, on_screen: bool = True) -> None:
     target = folder.table(found.name)
-    assert target not in (folder.votes, folder.certificates, folder.outcomes, folder.metrics), target  # rows are never written over
+    assert target not in (folder.votes, folder.certificates, folder.outcomes, folder.metrics), "rows are never written over"
     write_csv(found, target)
     if on_screen:
         table(found.columns, found.rows, found.title)

@@ -139,6 +139,12 @@ class RunFolder:
         write_json(self.status, {"state": state, "command": command, "time": time.strftime("%Y-%m-%d %H:%M:%S%z")})
 
 
+def shown(path: Path | str) -> str:
+    """A path as a person would type it here: relative where it lies below the current folder."""
+    path, here = Path(path), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file whole or not at all: a kill leaves the old one."""
     part = path.with_name(path.name + ".part")

@@ -12,7 +12,8 @@ from robust_cli.messages import UserError
 from robust_cli.smoothing.tally import Tally
 from robust_cli.smoothing.votes import Block, blocks
 
-WANTED = [b for index in (4, 9) for purpose, draws in (("selection", 100), ("estimation", 2500)) for b in blocks(index, purpose, draws)]
+PURPOSES = {"selection": 100, "estimation": 2500}
+WANTED = [b for index in (4, 9) for purpose, draws in PURPOSES.items() for b in blocks(index, purpose, draws)]
 
 
 def counted(block: Block) -> torch.Tensor:
@@ -45,7 +46,8 @@ def test_a_file_cut_anywhere_is_completed_to_the_same_bytes(tmp_path: Path) -> N
         assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("row", ["4,selection,0,100,99,0,0", "4,selection,0,100,101,0,-1", "4,selection,0,x,1,2,3", "4,selection,0,100"])
+@pytest.mark.parametrize("row", ["4,selection,0,100,99,0,0", "4,selection,0,100,101,0,-1", "4,selection,0,x,1,2,3",
+                                 "4,selection,0,100"])
 def test_votes_that_do_not_add_up_are_refused(tmp_path: Path, row: str) -> None:
     path = tmp_path / "votes.csv"
     Tally(path, 3)

@@ -59,7 +59,8 @@ def test_votes_do_not_depend_on_workers_order_neighbours_or_restarts() -> None:
         order = random.Random(seed).sample(range(6), 6)
         pieces = work(images, 1500, order)
         cut = len(pieces) // 2
-        found = dict(votes(model, 5, workers=workers).run(pieces[:cut])) | dict(votes(model, 5, workers=workers).run(pieces[cut:]))
+        parts = [dict(votes(model, 5, workers=workers).run(part)) for part in (pieces[:cut], pieces[cut:])]
+        found = parts[0] | parts[1]
         assert found.keys() == reference.keys()
         assert all(torch.equal(found[key], reference[key]) for key in reference)
     alone = dict(votes(model, 5, workers=2).run(work(images, 1500, [4])))

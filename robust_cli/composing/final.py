@@ -1,0 +1,168 @@
+"""From what Hydra composed to what a command works with: checked, with the saved run merged in, or a resumed run's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from robust_cli.composing import resuming
+from robust_cli.composing.catalogue import conf_folder, targets
+from robust_cli.composing.names import PARTS, chosen
+from robust_cli.composing.saved_run import SavedRun, load_run
+from robust_cli.composing.schema import SCHEMAS, settings_of
+from robust_cli.messages import UserError, Wrong, suggestion
+
+_PATHS = ("run", "resume", "training.init_from", "dataset.root")
+
+
+def final(config: DictConfig, hydra: DictConfig) -> DictConfig:
+    """The whole, typed, read-only config of a command, from its composed config and Hydra's own node.
+
+    ``config.choices`` names its data set, model and regime; for certify and attack these, ``dataset``, ``model`` and
+    ``regime`` are the run's. With ``resume`` it is the resumed run's own config. Raises UserError.
+    """
+    command = str(hydra.job.name)
+    if command not in SCHEMAS:
+        raise UserError(f"hydra.job.name: expected the command, {' or '.join(SCHEMAS)}, got {command!r}")
+    plain = plain_of(config)
+    _check_names(plain, command)
+    absolute_paths(plain, Path(hydra.runtime.cwd))
+    allowed = targets(config_folders(hydra))
+    if plain["resume"] is not None:
+        plain = resuming.resumed(plain, command, typed_overrides(hydra), allowed)
+        if command != "train":
+            load_run(plain["run"], plain["trust"], allowed)
+        return typed(plain, command)
+    _check_nodes(plain, command)
+    typed(plain, command)
+    if command == "train":
+        return typed(plain | {"choices": chosen(hydra.runtime.choices, plain)}, command)
+    return typed(_with_run(plain, command, allowed), command)
+
+
+def plain_of(config: DictConfig) -> dict[str, Any]:
+    """A composed config as plain data, resolved, enums by name."""
+    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def typed_overrides(hydra: DictConfig) -> list[str]:
+    """What was typed, Hydra's own keys left out."""
+    return [str(override) for override in hydra.overrides.task]
+
+
+def config_folders(hydra: DictConfig) -> list[Path]:
+    """The shipped conf, and the folders that the user gave with -cd."""
+    given = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    return [conf_folder(), *(folder for folder in given if folder.is_dir())]
+
+
+def absolute_paths(plain: dict[str, Any], base: Path) -> None:
+    """Make the paths among the settings absolute, in place; ~ is the home folder."""
+    for key in _PATHS:
+        *parents, last = key.split(".")
+        node: Any = plain
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(last), str):
+            node[last] = str((base / Path(node[last]).expanduser()).resolve())
+
+
+def typed(plain: Mapping[str, Any], command: str) -> DictConfig:
+    """A plain config as a typed one, every range checked. Raises UserError with the key's path."""
+    schema = SCHEMAS[command]
+    known = settings_of(command)
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(schema), {k: v for k, v in plain.items() if k in known})
+        assert isinstance(config, DictConfig)
+        _check_ranges(config, schema)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    with open_dict(config):
+        for key in (*PARTS, "choices"):
+            if key in plain:
+                config[key] = plain[key]
+    OmegaConf.set_struct(config, True)
+    OmegaConf.set_readonly(config, True)
+    return config
+
+
+def _check_ranges(config: DictConfig, schema: type) -> None:
+    nested = [entry.name for entry in dataclasses.fields(schema) if OmegaConf.get_type(config, entry.name) not in (None, dict)
+              and dataclasses.is_dataclass(OmegaConf.get_type(config, entry.name))]
+    for path in [*nested, ""]:
+        try:
+            OmegaConf.to_object(config[path] if path else config)
+        except Wrong as wrong:
+            place = f"{path}.{wrong.name}" if path else wrong.name
+            raise UserError(f"{place}: expected {wrong.expected}, got {wrong.found!r}") from wrong
+
+
+def _check_names(plain: Mapping[str, Any], command: str) -> None:
+    """`+foo=1` passes a schema without a word; here it does not."""
+    known = {command: (plain, settings_of(command))}
+    for node in ("training", "budgets"):
+        if isinstance(plain.get(node), dict):
+            schema = type(SCHEMAS[command]().__dict__[node])
+            known[node] = (plain[node], [entry.name for entry in dataclasses.fields(schema)])
+    for node, (keys, names) in known.items():
+        for key in keys:
+            if key not in names:
+                place = key if node == command else f"{node}.{key}"
+                raise UserError(f"{place}: no such setting of robust {command}; {suggestion(key, names)}")
+
+
+def _check_nodes(plain: Mapping[str, Any], command: str) -> None:
+    if command == "train":
+        for part in PARTS:
+            if not isinstance(plain[part], dict) or "_target_" not in plain[part]:
+                raise UserError(f"{part}: expected one of `robust list {part}` (a node with _target_), got {plain[part]!r}")
+        return
+    group = "certificate" if command == "certify" else "attack"
+    if not isinstance(plain[group], dict) or not plain[group]:
+        raise UserError(f"{group}: expected at least one, {group}=[...]; see `robust list {group}`")
+    for name, node in plain[group].items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise UserError(f"{group}.{name}: expected a node with _target_, got {node!r}; a file {group}/mine.yaml of yours "
+                            f"must begin with the line '# @package {group}.mine'")
+
+
+def _with_run(plain: dict[str, Any], command: str, allowed: set[str]) -> dict[str, Any]:
+    if plain["run"] is None:
+        raise UserError("run: expected the folder of a training run, run=<folder> or run=latest; `robust train` makes one")
+    run = load_run(plain["run"], plain["trust"], allowed)
+    root = plain["dataset"].get("root")
+    if set(plain["dataset"]) - {"root"}:
+        raise UserError(f"dataset.{min(set(plain['dataset']) - {'root'})}: only dataset.root of a run may be changed")
+    if root is not None and not isinstance(root, str):
+        raise UserError(f"dataset.root: expected a folder, got {root!r}")
+    if root is not None and "root" not in run.dataset:
+        raise UserError(f"dataset.root: the run's data set {chosen(run.choices, {})['dataset']} has no root")
+    dataset = run.dataset | ({"root": root} if root is not None else {})
+    names = chosen(run.choices, {"dataset": dataset, "model": run.model, "regime": run.regime})
+    merged = plain | {"dataset": dataset, "model": run.model, "regime": run.regime, "choices": names}
+    return merged | (_certify_noise(plain, run) if command == "certify" else _attack_settings(plain, run))
+
+
+def _certify_noise(plain: Mapping[str, Any], run: SavedRun) -> dict[str, Any]:
+    noise = plain["noise_std"] if plain["noise_std"] is not None else run.training_noise_std
+    if noise is None:
+        raise UserError(f"noise_std: {run.folder} was trained without noise; say which noise to smooth it with, noise_std=0.25")
+    return {"noise_std": noise}
+
+
+def _attack_settings(plain: Mapping[str, Any], run: SavedRun) -> dict[str, Any]:
+    noise = plain["noise_std"] if plain["noise_std"] is not None else run.training_noise_std
+    classifier = plain["classifier"] or ("base" if noise is None else "smoothed")
+    if classifier == "smoothed" and noise is None:
+        raise UserError(f"noise_std: {run.folder} was trained without noise; say which noise the smoothed classifier has, "
+                        "noise_std=0.25, or attack classifier=base")
+    if classifier == "base" and plain["noise_std"] is not None:
+        raise UserError("noise_std: a base classifier has no noise; leave it out, or say classifier=smoothed")
+    return {"noise_std": noise if classifier == "smoothed" else None, "classifier": classifier}

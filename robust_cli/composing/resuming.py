@@ -1,0 +1,117 @@
+"""Going on with a run: its saved config is what counts, and what was typed besides must agree with it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from robust_cli.composing.names import PARTS
+from robust_cli.composing.saved_run import read_checked
+from robust_cli.messages import UserError
+from robust_cli.runs.folder import RunFolder
+
+# May differ from the saved run: no result depends on them. `batch_size` is that of attack, not training's.
+_FREE = ("resume", "trust", "cluster", "batch_size", "workers", "dataset.root", "dataset.download")
+_ABSENT = object()
+
+
+def resumed(plain: dict[str, Any], command: str, overrides: Sequence[str], allowed: Collection[str]) -> dict[str, Any]:
+    """The config of the run in ``plain["resume"]``, after comparing it with the overrides that were typed.
+
+    Raises UserError where they disagree, and when more samples are asked of a finished certify run.
+    """
+    folder = RunFolder(plain["resume"])
+    saved = read_checked(folder, plain["trust"], allowed, "resume")
+    if folder.command != command:
+        raise UserError(f"resume={folder}: is a run of robust {folder.command or '?'}; go on with it by that command")
+    paths = _typed_paths(overrides)
+    if command == "certify" and "samples" in paths:
+        _refuse_optional_stopping(plain, saved, folder)
+    for path in paths:
+        _compare(plain, saved, path, folder)
+    result = copy.deepcopy(saved) | {"resume": plain["resume"], "trust": plain["trust"], "cluster": plain["cluster"]}
+    for path in paths:
+        if path in ("batch_size", "workers", "dataset.root", "dataset.download"):
+            _put(result, path, _at(plain, path))
+    return result
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """None when two configs of a run agree in all that a result can depend on, else the first key that differs."""
+    for path, (left, right) in _differences(one, other, ""):
+        if not _is_free(path):
+            return f"{path} is {_word(left)} there, {_word(right)} now"
+    return None
+
+
+def _refuse_optional_stopping(plain: Mapping[str, Any], saved: Mapping[str, Any], folder: RunFolder) -> None:
+    before, now = saved.get("samples"), plain["samples"]
+    if folder.state == "complete" and isinstance(before, int) and now > before:
+        raise UserError(f"resume={folder}: samples is {before} in this finished run, got {now}: adding votes after seeing the "
+                        "result is optional stopping, and its certificates would not hold; certify anew with another seed")
+
+
+def _typed_paths(overrides: Sequence[str]) -> list[str]:
+    """Paths of the config that overrides set; '' for an experiment, which may set any."""
+    paths = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if key == "experiment":
+            paths.append("")
+        elif not key.startswith("hydra"):
+            paths.append(override.package or key.replace("/", "."))
+    return paths
+
+
+def _compare(plain: Mapping[str, Any], saved: Mapping[str, Any], path: str, folder: RunFolder) -> None:
+    pairs = _differences(_at(saved, path), _at(plain, path), path) if path else _composed_differences(saved, plain)
+    for place, (before, now) in pairs:
+        if not _is_free(place):
+            raise UserError(f"resume={folder}: {place} is {_word(before)} in that run, got {_word(now)}; leave it out to go on "
+                            "with the run as it is, or start a new one")
+
+
+def _composed_differences(saved: Mapping[str, Any], plain: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Where a whole composed config differs. What a run fills in later (null, certify's data and model) is not compared."""
+    later = () if "regime" in plain else PARTS
+    for place, (before, now) in _differences(saved, plain, ""):
+        filled = now is None or now is _ABSENT or before is _ABSENT or place.partition(".")[0] in later
+        if not filled:
+            yield place, (before, now)
+
+
+def _is_free(path: str) -> bool:
+    return any(path == free or path.startswith(f"{free}.") for free in _FREE)
+
+
+def _word(value: Any) -> str:
+    return "not set" if value is _ABSENT else "null" if value is None else str(value)
+
+
+def _at(node: Any, path: str) -> Any:
+    for key in path.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            return _ABSENT
+        node = node[key]
+    return node
+
+
+def _put(node: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for key in parents:
+        node = node[key]
+    if value is not _ABSENT and value is not None:
+        node[last] = value
+
+
+def _differences(one: Any, other: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """(path, the two values) of every leaf in which two plain nodes differ."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in dict.fromkeys([*one, *other]):
+            place = f"{path}.{key}" if path else str(key)
+            yield from _differences(one.get(key, _ABSENT), other.get(key, _ABSENT), place)
+    elif one is _ABSENT or other is _ABSENT or one != other:
+        yield path, (one, other)

@@ -1,0 +1,135 @@
+"""A run folder's config, which somebody else may have written: read as plain data, and checked before anything is built.
+
+Nothing of it is resolved or imported here. A target may be built only when our shipped configs (or those that the user
+gives with -cd) name it, letter for letter, or the user trusts it by name (``trust=[my_package.MyClass]``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from robust_cli.composing.catalogue import conf_folder, targets
+from robust_cli.messages import UserError
+from robust_cli.runs.folder import RunFolder
+
+_LARGEST = 200_000  # bytes of a config; ours have about 3000
+_DEEPEST = 20
+_REFUSED_KEYS = ("_args_", "_partial_", "_recursive_", "_convert_")
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A training run to be used: its plain, checked nodes, and what its about.json says."""
+
+    folder: RunFolder
+    dataset: dict[str, Any]
+    model: dict[str, Any]
+    regime: dict[str, Any]
+    choices: dict[str, str]
+    about: dict[str, Any]
+
+    @property
+    def training_noise_std(self) -> float | None:
+        """Noise of the training, pixel units; None where it had none."""
+        noise = self.about.get("training_noise_std")
+        if noise is not None and (isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 < noise < math.inf):
+            raise UserError(f"{self.folder}/about.json: expected training_noise_std > 0 or null, got {noise!r}")
+        return noise
+
+
+def load_run(path: Path | str, trust: Collection[str] = (), allowed: Collection[str] | None = None, key: str = "run") -> SavedRun:
+    """A complete training run. ``allowed`` are the targets that may be built (default: those of the shipped configs).
+
+    ``key`` is the setting that named the folder, for the messages. Raises UserError for a folder that is no run, one of
+    another command, one that is not complete, and a config that is damaged or wants to run foreign code.
+    """
+    folder = RunFolder(path)
+    config = read_checked(folder, trust, allowed, key)
+    if folder.command != "train":
+        raise UserError(f"{key}={path}: expected the folder of a training run, this is one of robust {folder.command or '?'}"
+                        + _its_train_run(folder, key))
+    if folder.state != "complete":
+        raise UserError(f"{key}={path}: expected a complete run, this one's state is {folder.state!r}; "
+                        f"go on with it: robust train resume={path}")
+    parts: dict[str, dict[str, Any]] = {}
+    for part in ("dataset", "model", "regime"):
+        node = config.get(part)
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise UserError(f"{folder.config}: damaged, it has no {part} with a _target_")
+        parts[part] = node
+    return SavedRun(folder, **parts, choices=_names(config), about=folder.read_about())
+
+
+def read_checked(folder: RunFolder, trust: Collection[str], allowed: Collection[str] | None, key: str) -> dict[str, Any]:
+    """The config of any run folder, checked to be plain data without foreign targets. Raises UserError."""
+    if not folder.path.is_dir():
+        raise UserError(f"{key}={folder}: no such folder")
+    if not folder.config.is_file() or not folder.status.is_file():
+        raise UserError(f"{key}={folder}: not a run folder (no config.yaml and status.json in it); "
+                        "name one that robust train, certify or attack has written")
+    config = _parsed(folder.config)
+    permitted = set(targets([conf_folder()]) if allowed is None else allowed) | set(trust)
+    _check(config, permitted, folder.config)
+    return config
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > _LARGEST:
+            raise UserError(f"{file}: expected a config of at most {_LARGEST} bytes, got {file.stat().st_size}")
+        text = file.read_text(encoding="utf-8")
+        config = yaml.safe_load(text) if _is_modest(text) else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: damaged, expected the YAML that robust wrote ({' '.join(str(error).split())[:120]})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: damaged, expected keys with values such as robust writes")
+    return config
+
+
+def _is_modest(text: str) -> bool:
+    """No aliases, which can repeat a node any number of times, and no nesting that ours never has. Reads lazily."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
+            return False
+    return True
+
+
+def _walk(node: Any, path: str) -> Iterator[tuple[str, str, Any]]:
+    """Every (path, key, value) of dicts and lists, however deep."""
+    entries = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in entries:
+        place = f"{path}.{key}" if path else str(key)
+        yield place, str(key), value
+        yield from _walk(value, place)
+
+
+def _check(config: dict[str, Any], permitted: set[str], file: Path) -> None:
+    for place, key, value in _walk(config, ""):
+        if "${" in key or (isinstance(value, str) and "${" in value):
+            raise UserError(f"{file}: {place}: a saved config has no interpolations, got {value!r}; robust has not written it")
+        if key in _REFUSED_KEYS:
+            raise UserError(f"{file}: {place}: a saved config has no {key}; robust has not written it")
+        if key == "_target_" and not (isinstance(value, str) and value in permitted):
+            raise UserError(f"{file}: {place}: {value!r} is none of the classes that robust ships; if you know it and trust it: "
+                            f"trust=[{value}], or -cd the folder whose config names it")
+
+
+def _its_train_run(folder: RunFolder, key: str) -> str:
+    try:
+        origin = folder.read_about().get("train_run")
+    except UserError:
+        origin = None
+    return f"; its training run: {key}={origin}" if origin else ""
+
+
+def _names(config: Mapping[str, Any]) -> dict[str, str]:
+    found = config.get("choices")
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, Mapping) else {}

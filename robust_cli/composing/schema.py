@@ -1,0 +1,158 @@
+"""The settings of each command, typed and checked. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from robust_cli.messages import check
+from robust_cli.training.settings import Device, Precision, Training
+
+
+class Target(Enum):
+    """Which classifier is attacked."""
+
+    base = "base"
+    smoothed = "smoothed"
+
+
+class Objective(Enum):
+    """What an attack on a smoothed classifier climbs."""
+
+    mean_loss = "mean_loss"
+    log_mean_probability = "log_mean_probability"
+
+
+def _check_common(settings: Train | Certify | Attack) -> None:
+    check(0 <= settings.seed < 2**63, "seed", "a whole number in [0, 2^63)", settings.seed)
+    check(bool(settings.subset), "subset", "all, first:N, every:K or random:N", settings.subset)
+
+
+def _check_evaluation(settings: Certify | Attack) -> None:
+    _check_common(settings)
+    noise = settings.noise_std
+    check(noise is None or 0 < noise < math.inf, "noise_std", "a number > 0", noise)
+    check(settings.precision is not Precision.auto, "precision", "fp32 or bf16", settings.precision.name)
+
+
+def _check_at_least(settings: object, least: int, *names: str) -> None:
+    for name in names:
+        check(getattr(settings, name) >= least, name, f"a whole number >= {least}", getattr(settings, name))
+
+
+def _root() -> dict[str, Any]:
+    return {"root": None}
+
+
+@dataclass
+class Train:
+    """`robust train`. The meaning and unit of each key stand beside it in conf/train.yaml."""
+
+    seed: int = 0
+    device: Device = Device.auto
+    precision: Precision = Precision.auto
+    subset: str = "all"
+    resume: str | None = None
+    trust: list[str] = field(default_factory=list)
+    training: Training = field(default_factory=Training)
+    dataset: Any = MISSING
+    model: Any = MISSING
+    regime: Any = MISSING
+    cluster: Any = MISSING
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+
+
+@dataclass
+class Certify:
+    """`robust certify`. The meaning and unit of each key stand beside it in conf/certify.yaml."""
+
+    run: str | None = None
+    noise_std: float | None = None
+    samples: int = 10000
+    selection_samples: int = 100
+    failure_probability: float = 0.001
+    discount: float | None = None
+    seed: int = 0
+    device: Device = Device.auto
+    precision: Precision = Precision.fp32
+    subset: str = "all"
+    workers: int | None = None
+    resume: str | None = None
+    trust: list[str] = field(default_factory=list)
+    dataset: Any = field(default_factory=_root)
+    certificate: Any = MISSING
+    cluster: Any = MISSING
+
+    def __post_init__(self) -> None:
+        _check_evaluation(self)
+        _check_at_least(self, 1, "samples")
+        check(self.workers is None or self.workers >= 1, "workers", "a whole number >= 1, or null", self.workers)
+        _check_at_least(self, 0, "selection_samples")
+        probability, discount = self.failure_probability, self.discount
+        check(0 < probability < 1, "failure_probability", "a number in (0, 1)", probability)
+        check(discount is None or 0 < discount <= 1, "discount", "a number in (0, 1], or null", discount)
+
+
+@dataclass
+class Budgets:
+    """Sizes that an attack is allowed, by norm, in pixel units."""
+
+    l2: list[float] | None = None
+    linf: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        for name, most, expected in (("l2", math.inf, "numbers > 0"), ("linf", 1.0, "numbers in (0, 1]")):
+            sizes = getattr(self, name)
+            if sizes is None:
+                continue
+            within = all(0 < size <= most and math.isfinite(size) for size in sizes)
+            check(bool(sizes) and within, name, f"a list of {expected}", list(sizes))
+            check(len(set(sizes)) == len(sizes), name, "each budget once", list(sizes))
+
+
+@dataclass
+class Attack:
+    """`robust attack`. The meaning and unit of each key stand beside it in conf/attack.yaml."""
+
+    run: str | None = None
+    classifier: Target | None = None
+    noise_std: float | None = None
+    gradient_draws: int = 10
+    objective: Objective = Objective.mean_loss
+    decision_votes: int = 1000
+    budgets: Budgets = field(default_factory=Budgets)
+    seed: int = 0
+    device: Device = Device.auto
+    precision: Precision = Precision.fp32
+    subset: str = "all"
+    batch_size: int = 100
+    resume: str | None = None
+    trust: list[str] = field(default_factory=list)
+    dataset: Any = field(default_factory=_root)
+    attack: Any = MISSING
+    cluster: Any = MISSING
+
+    def __post_init__(self) -> None:
+        _check_evaluation(self)
+        _check_at_least(self, 1, "gradient_draws", "decision_votes", "batch_size")
+
+
+SCHEMAS: dict[str, type] = {"train": Train, "certify": Certify, "attack": Attack}
+
+
+def settings_of(command: str) -> list[str]:
+    """Names of a command's top keys."""
+    return [entry.name for entry in fields(SCHEMAS[command])]
+
+
+def register() -> None:
+    """Make the schemas known to Hydra under the names that conf/train.yaml and the others begin with."""
+    for command, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{command}_schema", node=schema)

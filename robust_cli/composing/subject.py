@@ -1,0 +1,97 @@
+"""What a run is about: its data, its model and where they compute, built from a resolved config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from robust_cli.composing.build import build
+from robust_cli.datasets.images import Images
+from robust_cli.datasets.subsets import choose
+from robust_cli.messages import UserError
+from robust_cli.models.classifier import classifier
+from robust_cli.models.weights import fingerprint, load
+from robust_cli.runs.console import say
+from robust_cli.runs.folder import RunFolder, shown, write_json
+from robust_cli.runs.provenance import gather
+from robust_cli.runs.streams import key64
+from robust_cli.training.hardware import chosen_device
+
+
+def describe_device(device: torch.device) -> str:
+    """'cpu (2 threads)' or the GPU's name."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def make_model(config: DictConfig, dataset: Any) -> nn.Module:
+    """A model with fresh weights from the seed, normalisation first, for a data set's images and classes."""
+    torch.manual_seed(key64(config.seed, "weights"))
+    architecture = build(config.model, "model", shape=dataset.shape, classes=len(dataset.class_names))
+    return classifier(architecture, dataset.mean, dataset.std)
+
+
+def mark(model: nn.Module, config: DictConfig, dataset: Any, precision: str) -> str:
+    """The fingerprint of a model in a precision."""
+    architecture = {"model": OmegaConf.to_container(config.model, resolve=True), "shape": list(dataset.shape),
+                    "classes": len(dataset.class_names), "mean": list(dataset.mean), "std": list(dataset.std)}
+    return fingerprint(model, architecture, precision)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model in evaluation mode and the images to test it on, on their device."""
+
+    model: nn.Module
+    images: Images
+    dataset: Any
+    device: torch.device
+    about: dict[str, Any]  # what certify's and attack's about.json share
+
+    @property
+    def classes(self) -> int:
+        return len(self.dataset.class_names)
+
+
+def load_subject(config: DictConfig, command: str) -> Subject:
+    """The model of a run and the chosen test images. Raises UserError on a damaged checkpoint or missing data."""
+    device, precision = chosen_device(config.device), config.precision.value
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError("precision: expected a GPU that computes bf16 natively for precision=bf16, "
+                        f"found {torch.cuda.get_device_name()}; set precision=fp32")
+    run = RunFolder(config.run)
+    trained = run.read_about()
+    dataset = build(config.dataset, "dataset")
+    model = make_model(config, dataset)
+    load(model, run.model)
+    if (found := mark(model, config, dataset, "fp32")) != trained["model_fingerprint"]:
+        raise UserError(f"{run.model}: expected the weights that about.json beside it describes (fingerprint "
+                        f"{trained['model_fingerprint'][:8]}), found others ({found[:8]}); take them from a copy, or train again")
+    images = choose(dataset.split("test"), config.subset, config.seed)
+    about = {
+        "command": command, **{key: trained[key] for key in ("dataset", "model", "regime", "training_noise_std")},
+        "train_run": str(config.run), "train_seed": trained["seed"],
+        "model_fingerprint": mark(model, config, dataset, precision), "seed": config.seed, "subset": config.subset,
+        "images": len(images), "precision": precision, "device": device.type, "classes": len(dataset.class_names),
+        "class_names": list(dataset.class_names),
+    }
+    return Subject(model.to(device).eval(), images.to(device), dataset, device, about)
+
+
+def introduce(what: str, subject: Subject, config: DictConfig) -> None:
+    """The first lines of certify and attack: what is done to which model on which images, where."""
+    about = subject.about
+    say(f"robust {what}: {about['model']} trained with {about['regime']} on {about['dataset']} ({shown(config.run)})")
+    say(f"  images: {about['images']} of the test split (subset {about['subset']}); device: {describe_device(subject.device)}, "
+        f"{about['precision']}; seed {about['seed']}")
+
+
+def record(folder: RunFolder, config: DictConfig, device: torch.device, images: Images) -> None:
+    """Write provenance.json, unless the run is resumed and has it."""
+    if not folder.provenance.exists():
+        write_json(folder.provenance, gather(config.seed, images.checksum(), describe_device(device), torch.get_num_threads()))

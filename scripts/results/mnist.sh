@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The MNIST results of docs/results/: three regimes certified and attacked. About two hours on two cores; stopped anywhere, the
+# same command goes on. Needs the data: ROBUST_DATA=DIR with MNIST/raw, or dataset.download=true once.
+#   scripts/results/mnist.sh DIR        run folders go to DIR
+set -euo pipefail
+out=${1:?name a folder for the runs: scripts/results/mnist.sh DIR}
+robust=${ROBUST:-robust}
+
+run() {  # command folder settings...: a new run, or what is left of the one in that folder
+  local command=$1 folder=$out/$2; shift 2
+  if [ -e "$folder/config.yaml" ]; then "$robust" "$command" resume="$folder"
+  else "$robust" "$command" hydra.run.dir="$folder" "$@"; fi
+}
+
+common="dataset=mnist training.epochs=40 training.learning_rate=0.002"
+run train train_stability          $common model=cnn_small regime=stability regime.noise_std=0.5 regime.weight=2
+run train train_noise_augmentation $common model=cnn_small regime=noise_augmentation regime.noise_std=0.5
+run train train_standard           $common model=cnn_small regime=standard
+
+run certify certify_stability          run="$out/train_stability"
+run certify certify_noise_augmentation run="$out/train_noise_augmentation" subset=every:10
+run certify certify_standard           run="$out/train_standard" noise_std=0.5 subset=every:10
+
+run attack attack_stability run="$out/train_stability" subset=every:20 attack='[pgd_l2,second_order]'
+run attack attack_standard  run="$out/train_standard"  subset=every:20 attack='[pgd_l2,second_order]' classifier=base
+
+run train   train_lenet   dataset=mnist model=lenet regime=stability regime.noise_std=0.5 training.epochs=3 training.learning_rate=0.001
+run certify certify_lenet run="$out/train_lenet" subset=every:100

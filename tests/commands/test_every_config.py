@@ -1,0 +1,87 @@
+"""Every config under conf/ is composed and run for a step on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from invoking import robust
+from published_formats import write_cifar, write_mnist
+
+from robust_cli.datasets.cifar import Cifar10, Cifar100
+from robust_cli.runs.folder import RunFolder
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+STEP = ("training.epochs=1", "training.batch_size=4", "subset=first:8")
+SPECIAL = {"steps": ["training.milestones=[1]"], "plateau": ["dataset.validation=0.25"]}
+
+
+def names(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All data sets that need files, in small."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "data"
+    for name in ("MNIST", "FashionMNIST"):
+        write_mnist(root, name)
+    for kind in (Cifar10, Cifar100):
+        write_cifar(root, kind, monkeypatch)
+    monkeypatch.setenv("ROBUST_DATA", str(root))
+    return root
+
+
+@pytest.mark.parametrize("dataset", names("dataset"))
+def test_every_data_set_goes_through_the_whole_job(dataset: str, data: Path) -> None:
+    run = robust("train", f"dataset={dataset}", "dataset.augment=crop_flip", "regime=noise_augmentation", *STEP).folder
+    few = ("subset=first:2", f"run={run}")
+    certified = robust("certify", *few, "samples=40", "selection_samples=10").folder
+    attacked = robust("attack", *few, "attack=[fgsm,pgd_l2]", "attack.pgd_l2.steps=2", "decision_votes=20").folder
+    norms = attacked.read_about()["budgets"]
+    assert norms["l2"][0] == (0.2 if dataset.startswith("cifar") else 0.5)  # the data set's own sizes
+    assert robust("report", str(certified), str(attacked), str(run)).code == 0
+
+
+@pytest.mark.parametrize("model", names("model"))
+@pytest.mark.parametrize("dataset", ["digits", "cifar10"])
+def test_every_model_trains_on_both_shapes(model: str, dataset: str, data: Path) -> None:
+    run = robust("train", f"dataset={dataset}", f"model={model}", "regime=standard", *STEP).folder
+    assert run.model.exists()
+    assert run.read_about()["model"] == model
+
+
+@pytest.mark.parametrize("regime", names("regime"))
+def test_every_regime_takes_a_step(regime: str, data: Path) -> None:
+    run = robust("train", f"regime={regime}", *STEP).folder
+    assert (run.read_about()["training_noise_std"] is None) == (regime == "standard")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle", "cosine", "steps", "plateau"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_every_schedule_and_optimizer_takes_a_step(schedule: str, optimizer: str, data: Path) -> None:
+    words = [f"training.schedule={schedule}", f"training.optimizer={optimizer}", *SPECIAL.get(schedule, [])]
+    assert robust("train", *STEP, *words).code == 0
+
+
+@pytest.mark.parametrize("certificate", names("certificate"))
+def test_every_certificate_runs_alone_with_both_kinds_of_bounds(certificate: str, trained: RunFolder, data: Path) -> None:
+    for bounds in ("two_class", "runner_up"):
+        run = robust("certify", f"run={trained}", f"certificate={certificate}", f"certificate.{certificate}.bounds={bounds}",
+                     "subset=first:2", "samples=40", "selection_samples=10").folder
+        assert run.read_about()["certificates"][certificate]["bounds"] == bounds
+
+
+@pytest.mark.parametrize("classifier", ["base", "smoothed"])
+@pytest.mark.parametrize("attack", names("attack"))
+def test_every_attack_runs_on_both_kinds_of_classifier(attack: str, classifier: str, trained: RunFolder, data: Path) -> None:
+    steps = [] if attack == "fgsm" else [f"attack.{attack}.steps=2"]
+    run = robust("attack", f"run={trained}", f"attack={attack}", f"classifier={classifier}", "subset=first:2", *steps,
+                 "budgets.l2=[1.0]", "budgets.linf=[0.1]", "decision_votes=20", "gradient_draws=2").folder
+    assert run.read_about()["classifier"] == classifier
+
+
+@pytest.mark.parametrize("experiment", names("experiment"))
+def test_every_experiment_trains(experiment: str, data: Path) -> None:
+    assert robust("train", f"experiment={experiment}", *STEP).code == 0

@@ -1,0 +1,161 @@
+"""Every mistake on the command line: one line that says where and what, exit code 2, nothing left on the disk."""
+
+from __future__ import annotations
+
+import pytest
+
+MISTAKES = [
+    # a group or choice that is none
+    ("train dataset=mnst", "dataset=mnst: no such dataset; did you mean mnist?"),
+    ("attack attack=[pgd_l2,pgdl2]", "attack=pgdl2: no such attack; did you mean pgd_l2 or pgd_linf?"),
+    ("train attack=fgsm", "attack: this command has no such group"),
+    ("train regime=null", "regime: expected one of: noise_augmentation, stability, standard"),
+    ("train +dataset=mnist", "Multiple values for dataset"),
+    ("train hydra/launcher=nope", "hydra/launcher=nope: no such hydra/launcher"),
+    # a key that is none
+    ("train datset=mnist", "datset: no such setting; did you mean dataset?"),
+    ("train regime.noise_sdt=1", "regime.noise_sdt: no such setting; did you mean noise_std?"),
+    ("train training.epoch=3", "training.epoch: no such setting; did you mean epochs?"),
+    ("train cluster.partition=gpu", "cluster.partition: no such setting"),
+    ("attack attack=fgsm attack.pgd_linf.steps=3", "attack.pgd_linf: no such setting"),
+    ("train +foo=1", "foo: no such setting of robust train"),
+    ("train +training.foo=1", "training.foo: no such setting of robust train"),
+    ("certify +dataset.foo=1 run={run}", "dataset.foo: only dataset.root of a run may be changed"),
+    ("attack +budgets.l1=[1]", "budgets.l1: no such setting of robust attack; there are: l2, linf"),
+    ("certify dataset.rot=/data", "dataset.rot: no such setting; did you mean root?"),
+    # words that cannot be read
+    ("train regime.noise_std=[1", "cannot read 'regime.noise_std=[1'"),
+    ("train trainx", "cannot read 'trainx'"),
+    ("train seed=1,2", "Ambiguous value for argument 'seed=1,2'"),
+    # values of a wrong type or out of range
+    ("train training.epochs=many", "training.epochs: Value 'many' of type 'str' could not be converted to Integer"),
+    ("train device=gpu", "device: Invalid value 'gpu', expected one of [auto, cpu, cuda]"),
+    ("train training.epochs=0", "training.epochs: expected a whole number >= 1, got 0"),
+    ("train seed=-1", "seed: expected a whole number in [0, 2^63), got -1"),
+    ("certify failure_probability=2 run={run}", "failure_probability: expected a number in (0, 1), got 2.0"),
+    ("certify discount=0 run={run}", "discount: expected a number in (0, 1], or null, got 0.0"),
+    ("certify samples=0 run={run}", "samples: expected a whole number >= 1, got 0"),
+    ("certify noise_std=-1 run={run}", "noise_std: expected a number > 0, got -1.0"),
+    ("certify precision=auto run={run}", "precision: expected fp32 or bf16, got 'auto'"),
+    ("attack budgets.linf=[0.1,1.5] run={run}", "budgets.linf: expected a list of numbers in (0, 1], got [0.1, 1.5]"),
+    ("attack budgets.l2=[] run={run}", "budgets.l2: expected a list of numbers > 0, got []"),
+    ("attack attack=[] run={run}", "attack: expected at least one, attack=[...]"),
+    ("attack classifier=base noise_std=0.5 run={run}", "noise_std: a base classifier has no noise"),
+    # run folders
+    ("certify", "run: expected the folder of a training run"),
+    ("certify run=latest", "run=latest: no complete train run under outputs/"),
+    ("attack run=nowhere", "run={home}/nowhere: no such folder"),
+    ("attack run=.", "run={home}: not a run folder"),
+    ("train resume=nowhere", "resume={home}/nowhere: no such folder"),
+    ("certify dataset.root=/data run={run}", "dataset.root: the run's data set digits has no root"),
+    # flags
+    ("train --foo", "--foo: no such flag"),
+    ("train --multirum", "--multirum: no such flag; did you mean --multirun?"),
+    ("train -cd nowhere", "-cd nowhere: no such folder"),
+    ("train -cd", "-cd : no such folder"),
+    ("train -cp .", "no such config 'train'; did you mean -cd"),
+    ("train --experimental-rerun x.pickle", "--experimental-rerun: refused"),
+    ("train -m --cfg job", "Only one of --run, --multirun, --cfg"),
+    # sweeps
+    ("train -m cluster=slurm,local", "cluster: a sweep runs on one cluster"),
+    ("train -m seed=1,2 resume={run}", "resume: names one run"),
+    ("train -m seed=1,2 training.epochs=many", "training.epochs: Value 'many' of type 'str'"),
+    ("train -m seed=-1,-2", "seed: expected a whole number in [0, 2^63), got -1"),
+    ("certify -m samples=1,2", "run: expected the folder of a training run"),
+    ("train hydra.job.name=x", "hydra.job.name: expected the command"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), MISTAKES, ids=[words for words, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_leaves_nothing(robust, good, words, line):
+    run = pytest.write_run(robust.home / "elsewhere" / "a_run", good)
+    ended = robust(*words.format(run=run).split(" "))
+    said = [text for text in ended.err.splitlines() if not text.startswith("Error executing job")]
+    assert (ended.code, len(said)) == (2, 1), ended.err
+    assert said[0].startswith(f"robust {words.split()[0]}: {line.format(home=robust.home)}")
+    assert not (robust.home / "outputs").exists()
+    assert robust.seen == []
+
+
+def test_a_command_that_is_none(robust):
+    assert robust("trian").err == "robust: no such command 'trian'; did you mean train?\n"
+    assert robust("report").err.startswith("robust report: the following arguments are required: FOLDER")
+    assert robust("report", "nowhere").err.startswith("robust report: nowhere: no such folder")
+    assert robust("list", "atack").err == "robust list: atack: no such group; did you mean attack?\n"
+
+
+def test_full_error_gives_the_traceback_and_the_line(robust, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    ended = robust("train", "seed=-1")
+    assert ended.code == 2
+    assert ended.err.startswith("Traceback")
+    assert ended.err.splitlines()[-1].startswith("robust train: seed: expected")
+
+
+def test_a_mistake_found_by_the_body_leaves_nothing_either(robust):
+    robust.fail = pytest.refuse
+    ended = robust("train")
+    assert (ended.code, ended.err) == (2, "robust train: data: none here\n")
+    assert not (robust.home / "outputs").exists()
+
+
+def test_a_mistake_after_results_keeps_them(robust):
+    def late(config, folder):
+        folder.metrics.write_text("rows\n")
+        pytest.refuse(config, folder)
+
+    robust.fail = late
+    assert robust("train").code == 2
+    folder = robust.seen[0][1]
+    assert folder.metrics.exists()
+    assert folder.state == "failed: data: none here"
+    assert "failed: data: none here" in folder.log.read_text()
+
+
+def test_our_own_mistakes_show_their_traceback(robust):
+    def broken(config, folder):
+        raise ZeroDivisionError("a bug")
+
+    robust.fail = broken
+    ended = robust("train")
+    assert ended.code == 1
+    assert "ZeroDivisionError: a bug" in ended.err
+    assert robust.seen[0][1].state == "failed: ZeroDivisionError: a bug"
+
+
+def test_a_value_error_of_ours_is_not_taken_for_a_mistake_of_the_user(robust):
+    def broken(config, folder):
+        raise ValueError("a bug")
+
+    robust.fail = broken
+    assert "Traceback" in robust("train").err
+
+
+def test_interrupted_says_how_to_go_on(robust):
+    def stop(config, folder):
+        raise KeyboardInterrupt
+
+    robust.fail = stop
+    ended = robust("train")
+    folder = robust.seen[0][1]
+    assert ended.code == 130
+    assert ended.err == f"robust train: interrupted; to go on: robust train resume={folder}\n"
+    assert folder.state == "running"
+
+
+def test_a_missing_launcher_says_what_to_install(robust, monkeypatch):
+    from hydra.errors import MissingConfigException
+
+    from robust_cli.composing.explain import explain
+
+    error = MissingConfigException("no", missing_cfg_file="hydra/launcher/submitit_slurm", options=["basic"])
+    assert explain(error) == "cluster: needs a plugin that is not installed; pip install 'robust-cli[slurm]'"
+
+
+def test_an_experiment_whose_defaults_hydra_cannot_compose(robust):
+    folder = robust.home / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "odd.yaml").write_text("# @package _global_\ndefaults:\n  - override /attack: []\n  - /attack@attack.a: fgsm\n")
+    ended = robust("attack", "-cd", "mine", "experiment=odd")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "must come last" in ended.err
