@@ -64,12 +64,13 @@ def main(config: DictConfig, folder: RunFolder) -> None:
 
 def _initial(config: DictConfig, init_from: str | None, dataset: Any) -> nn.Module:
     """Fresh weights, or those of another run."""
+    from robust_cli.composing.saved_run import load_run
     from robust_cli.composing.subject import make_model
     from robust_cli.models.weights import load
 
     model = make_model(config, dataset)
     if init_from:
-        load(model, RunFolder(init_from).model)
+        load(model, load_run(init_from, config.trust, key="training.init_from").folder.model)
     return model
 
 

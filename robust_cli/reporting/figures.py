@@ -21,7 +21,7 @@ from robust_cli.reporting.load import Attacked, Certified, Trained
 
 # Okabe and Ito's palette without its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-STROKES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
+STROKES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (2.5, 1)), (0, (4, 1, 1, 1, 1, 1)))  # dotted is for limits
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 UNITS = "pixel units, images in [0, 1]"
 _GRID = 401

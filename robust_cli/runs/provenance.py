@@ -30,7 +30,7 @@ def _commit() -> str | None:
     return head + ("+changes" if changes else "")
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -54,7 +54,7 @@ def gather(seed: int, data_checksum: str, device: str, threads: int) -> dict[str
         "python": platform.python_version(),
         "versions": versions,
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "device": device,
         "threads": threads,

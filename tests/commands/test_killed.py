@@ -19,7 +19,7 @@ TRAIN = ("train", "training.epochs=30", "subset=first:800", "dataset.validation=
 
 def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
     place = [f"hydra.run.dir={folder}"] if not any(w.startswith("resume=") for w in words) else []
-    return subprocess.Popen([sys.executable, "-m", "robust_cli", *words, *place], cwd=folder.parent,
+    return subprocess.Popen([sys.executable, "-m", "robust_cli.cli", *words, *place], cwd=folder.parent,
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
