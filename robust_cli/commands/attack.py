@@ -33,7 +33,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     budgets = chosen_budgets(config, subject.dataset, {str(attack.norm) for attack in attacks.values()})
     noise_std = config.noise_std  # none where the base classifier is attacked
     announce(config, subject, noise_std, attacks, budgets)
-    subjects.record(folder, config, subject.device, subject.images)
+    subjects.record(folder, config, subject.device, subject.images, subject.about["model_fingerprint"])
 
     model, precision, decide = subject.model, subject.about["precision"], None
     if noise_std is not None:

@@ -38,7 +38,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     subjects.introduce("certify", subject, config)
     say(f"  noise_std {noise_std:g}, {config.samples} draws an image after {config.selection_samples} to select its class, "
         f"failure probability {config.failure_probability:g}; certificates: {', '.join(certificates)}")
-    subjects.record(folder, config, subject.device, subject.images)
+    subjects.record(folder, config, subject.device, subject.images, subject.about["model_fingerprint"])
     counter = NoisyVotes(subject.model, subject.classes, noise_std, config.seed, subject.device, subject.about["precision"],
                          config.workers)
     tally = Tally(folder.votes, subject.classes)
@@ -94,18 +94,30 @@ def write_certificates(folder: RunFolder, subject: Subject, votes: Votes, certif
         found = bounds[name]
         parts.append(pd.DataFrame({
             "certificate": name, "bounds": certificate.bounds, "index": indices, "label": labels, "predicted": found.predicted,
-            "majority": votes.estimation.argmax(1), "p1_lower": found.p1_lower, "p2_upper": found.p2_upper,
+            "majority": majority(votes.estimation), "p1_lower": found.p1_lower, "p2_upper": found.p2_upper,
             "radius": radii(certificate, found, noise_std)}))
     pd.concat(parts).to_csv(folder.certificates, index=False)
 
 
-def radii(certificate: Any, bounds: Bounds, noise_std: float) -> np.ndarray:
-    """Certified radii, float64 [N], 0 where the plan abstains."""
+def majority(votes: np.ndarray) -> np.ndarray:
+    """The class with the most votes, int64 [N]; -1 on a tie at the top, which is no class's answer (nor is it in an attack)."""
     import numpy as np
 
+    second, first = np.sort(votes, axis=1)[:, -2:].T
+    return np.where(first > second, votes.argmax(1), -1)
+
+
+def radii(certificate: Any, bounds: Bounds, noise_std: float) -> np.ndarray:
+    """Certified radii, float64 [N], 0 where the plan abstains.
+
+    The noise is scaled in float32: where that is less than ``noise_std``, the radius is that of the noise drawn.
+    """
+    import numpy as np
+
+    drawn = min(noise_std, float(np.float32(noise_std)))
     certain = bounds.predicted >= 0
     found = np.zeros(len(certain))
-    found[certain] = certificate(bounds.p1_lower[certain], bounds.p2_upper[certain], noise_std)
+    found[certain] = certificate(bounds.p1_lower[certain], bounds.p2_upper[certain], drawn)
     return found
 
 

@@ -24,6 +24,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     from robust_cli.composing.build import build
     from robust_cli.datasets.splits import train_validation
     from robust_cli.datasets.subsets import choose
+    from robust_cli.models.classifier import parameters_count
     from robust_cli.models.weights import save
     from robust_cli.reporting import results
     from robust_cli.training.estimate import estimated_seconds
@@ -55,7 +56,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
         "command": "train", **names, "seed": config.seed, "model_fingerprint": subject.mark(model, config, dataset, "fp32"),
         "training_noise_std": regime.noise_std, "classes": len(dataset.class_names), "class_names": list(dataset.class_names),
         "shape": list(dataset.shape), "subset": config.subset, "images": len(train), "precision": result.precision.value,
-        "device": device.type, "parameters": sum(p.numel() for p in model.parameters()), "test_images": len(test),
+        "device": device.type, "parameters": parameters_count(model), "test_images": len(test),
         "test_accuracy": right, "train_accuracy": result.train_accuracy, "validation_accuracy": result.validation_accuracy,
         "epochs": result.epochs, "seconds": round(result.seconds, 1), "warning": result.warning})
     results.trained(folder)

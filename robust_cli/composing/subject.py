@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,11 @@ def mark(model: nn.Module, config: DictConfig, dataset: Any, precision: str) -> 
     return fingerprint(model, architecture, precision)
 
 
+def keep_fp32() -> None:
+    """Make fp32 mean fp32: by default a GPU computes convolutions in TF32, 10 bits of mantissa, which is another classifier."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 @dataclass(frozen=True)
 class Subject:
     """A trained model in evaluation mode and the images to test it on, on their device."""
@@ -60,6 +66,7 @@ class Subject:
 
 def load_subject(config: DictConfig, command: str) -> Subject:
     """The model of a run and the chosen test images. Raises UserError on a damaged checkpoint or missing data."""
+    keep_fp32()
     device, precision = chosen_device(config.device), config.precision.value
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError("precision: expected a GPU that computes bf16 natively for precision=bf16, "
@@ -91,7 +98,31 @@ def introduce(what: str, subject: Subject, config: DictConfig) -> None:
         f"{about['precision']}; seed {about['seed']}")
 
 
-def record(folder: RunFolder, config: DictConfig, device: torch.device, images: Images) -> None:
-    """Write provenance.json, unless the run is resumed and has it."""
+def record(folder: RunFolder, config: DictConfig, device: torch.device, images: Images, fingerprint: str | None = None) -> None:
+    """Write provenance.json; a run that is resumed has it, and what it began with has to be what is here now.
+
+    ``fingerprint``: of the model certified or attacked. Raises UserError on another model, other images or another kind of
+    device: votes of two classifiers added up would be the votes of none.
+    """
+    checksum, described = images.checksum(), describe_device(device)
     if not folder.provenance.exists():
-        write_json(folder.provenance, gather(config.seed, images.checksum(), describe_device(device), torch.get_num_threads()))
+        record_of_model = {} if fingerprint is None else {"model_fingerprint": fingerprint}
+        write_json(folder.provenance, gather(config.seed, checksum, described, torch.get_num_threads()) | record_of_model)
+        return
+    before = _begun(folder)
+    for what, found, now in (("images", before.get("data_sha256"), checksum),
+                             ("model", before.get("model_fingerprint"), fingerprint),
+                             ("device", str(before.get("device", "")).partition(" ")[0] or None, device.type)):
+        if found is not None and now is not None and found != now:
+            raise UserError(f"{folder}: expected to go on with the {what} that it began with ({str(found)[:8]}), "
+                            f"found {now[:8]}; give that back, or start a new run")
+
+
+def _begun(folder: RunFolder) -> dict[str, Any]:
+    try:
+        found = json.loads(folder.provenance.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{folder.provenance}: damaged, expected the record that robust wrote; start a new run")
+    return found

@@ -126,5 +126,5 @@ def default_radii(largest: float, most: int = 8) -> NDArray[np.float64]:
 
 def collapsed(table: pd.DataFrame, classes: int) -> int | None:
     """The number of classes that the majority votes ever name, where it is less than half of those among the labels."""
-    named, present = table["majority"].nunique(), min(classes, table["label"].nunique())
+    named, present = table.loc[table["majority"] >= 0, "majority"].nunique(), min(classes, table["label"].nunique())
     return int(named) if present > 2 and named < present / 2 else None

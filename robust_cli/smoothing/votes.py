@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from robust_cli.messages import UserError
 from robust_cli.smoothing.noise import keyed_generator
 
 BLOCK = 1024  # draws of one stream
@@ -59,20 +60,30 @@ class NoisyVotes:
 
     @torch.inference_mode()
     def count(self, image: torch.Tensor, block: Block) -> torch.Tensor:
-        """Votes of one block: int64 [classes] on the CPU, summing to ``block.draws``. ``image``: float32 [C, H, W]."""
+        """Votes of one block: int64 [classes] on the CPU, summing to ``block.draws``. ``image``: float32 [C, H, W].
+
+        Raises UserError where the model answers nan: its argmax would be a class, but is nobody's vote.
+        """
+        assert not any(part.training for part in self.model.modules()), "votes are of a model in evaluation mode"
         generator = keyed_generator(self.device, self.seed, block.purpose, block.index, block.block)
         counts = torch.zeros(self.classes, dtype=torch.int64, device=self.device)
+        broken = torch.zeros((), dtype=torch.bool, device=self.device)
         for start in range(0, block.draws, self.rows):
-            answers = self._answers(image, generator)[: block.draws - start]
-            counts += torch.bincount(answers, minlength=self.classes)
+            logits = self._logits(image, generator)[: block.draws - start]
+            counts += torch.bincount(logits.argmax(1), minlength=self.classes)
+            broken |= logits.isnan().any()
+        if broken:  # looked at once a block: a look waits for the device
+            raise UserError(f"votes: expected numbers from the model, found nan on image {block.index} under noise of "
+                            f"{self.noise_std:g} ({block.purpose}); its weights are broken or overflow in {self.precision}: "
+                            "set precision=fp32, or train again")
         return counts.cpu()
 
-    def _answers(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _logits(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         noise, noisy = self._buffers(image)
         noise.normal_(generator=generator)
         torch.add(image, noise, alpha=self.noise_std, out=noisy)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.model(noisy).argmax(1)
+            return self.model(noisy)
 
     def _buffers(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Room for the noise and the noisy images, one pair a thread."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import mpmath as mp
 import numpy as np
 import pytest
+from scipy.special import betainc, betaincc
 from scipy.stats import binom, norm
 
 from robust_cli.certificates import confidence
@@ -45,6 +46,21 @@ def test_bounds_are_outside_the_exact_ones_and_close(samples: int, hits: int, al
         inside_high = high - mp.mpf("1e-9") * min(high, 1 - high) - mp.mpf("3e-16") * high
         assert tail(hits, samples - hits + 1, low) <= alpha < tail(hits, samples - hits + 1, inside_low)
         assert 1 - tail(hits + 1, samples - hits, high) <= alpha < 1 - tail(hits + 1, samples - hits, inside_high)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.05, 1e-3, 1e-6, 1e-12, 1e-20])
+def test_no_bound_is_inside_whatever_the_counts(alpha: float) -> None:
+    """The search for a bound has to end on its safe side, also where it begins far from it: few draws, tiny probabilities."""
+    rng = np.random.default_rng(0)
+    samples = np.floor(10 ** rng.uniform(0, 7, 3000))
+    hits = np.floor(samples * np.where(rng.random(3000) < 0.5, rng.random(3000), 10 ** rng.uniform(-7, 0, 3000)))
+    hits = np.where(rng.random(3000) < 0.3, samples - hits, hits)
+    some, rest = hits > 0, hits < samples
+    low, high = (bound(hits, samples, alpha) for bound in (confidence.lower, confidence.upper))
+    assert (betainc(hits, samples - hits + 1, low)[some] <= alpha * (1 + 1e-10)).all()
+    assert (betaincc(hits + 1, samples - hits, high)[rest] <= alpha * (1 + 1e-10)).all()
+    assert (low <= hits / samples).all() or alpha >= 0.5
+    assert (high >= hits / samples).all() or alpha >= 0.5
 
 
 @pytest.mark.parametrize("samples", [1, 2, 10, 100, 10**5, 10**6, 10**7])

@@ -52,7 +52,8 @@ def test_radii_follow_from_the_stored_votes_by_another_computation(certified: Ru
     np.testing.assert_allclose(rows["radius"], expected, rtol=1e-6, atol=1e-9)
     assert (rows["radius"] <= expected * (1 + 1e-12)).all()
     assert (rows["predicted"] == np.where(lower > 0.5, chosen, -1)).all()
-    assert (rows["majority"] == estimation.argmax(1)).all()
+    second, first = np.sort(estimation, axis=1)[:, -2:].T
+    assert (rows["majority"] == np.where(first > second, estimation.argmax(1), -1)).all()
 
 
 def test_no_certificate_beats_neyman_pearson_on_its_own_bounds(certified: RunFolder) -> None:
@@ -110,7 +111,7 @@ def test_the_report_catches_radii_that_claim_too_much(certified: RunFolder, atta
     table.to_csv(forged.certificates, index=False)
     answer = robust("report", str(forged), str(attacked))
     about = (answer.folder.path / "report.md").read_text()
-    assert "too much" in about or "do not hold" in about or "BROKEN" in about.upper(), about
+    assert about.count("BROKEN:") >= 2, about
 
 
 def test_certify_resumed_after_a_cut_gives_the_same_files(certified: RunFolder, trained: RunFolder, workplace: Path) -> None:

@@ -100,3 +100,5 @@ def test_a_collapsed_classifier_is_noticed():
     constant = pd.DataFrame({"label": labels, "majority": 3})
     assert certified.collapsed(constant, 10) == 1
     assert certified.collapsed(constant.assign(majority=labels), 10) is None
+    tied = constant.assign(majority=np.where(labels < 4, labels, -1))  # four classes and ties, which name none
+    assert certified.collapsed(tied, 10) == 4

@@ -113,6 +113,17 @@ def test_an_image_breaks_its_certificate_at_most_once_and_the_label_does_not_mat
     assert found.compared == 1
 
 
+@pytest.mark.parametrize(("radius", "inside"), [(0.5, 0), (np.nextafter(0.5, 1), 1)])
+def test_a_certificate_promises_nothing_at_the_radius_itself(build, radius, inside):
+    originals = np.zeros((1, 1, 2, 2), np.float32)
+    outcomes = [{"attack": "p", "budget": 0.5, "index": 7, "label": 0, "robust": 0, "votes": [100, 800, 100]}]
+    certify = build.certify("c", {"renyi": [(7, 0, 0, radius)]})
+    attack = build.attack("a", outcomes, originals=originals, adversarial={("p", 0.5): originals + np.float32(0.25)})
+    runs = load([certify.path, attack.path])
+    found = check(runs.certified[0], "renyi", runs.attacked)
+    assert (found.compared, len(found.broken), found.beyond) == (inside, inside, 1 - inside)
+
+
 def test_a_share_below_one_half_is_no_break_while_no_other_class_has_more():
     votes = np.array([[400, 350, 350], [400, 420, 280], [300, 600, 200]])
     assert beaten(votes, np.zeros(3, int)).tolist() == [False, False, True]
@@ -129,7 +140,7 @@ def test_the_test_of_two_counts_has_its_level():
 def test_distance_is_in_float64_from_bytes_as_the_classifier_saw_them(build):
     rng = np.random.default_rng(1)
     originals = rng.integers(0, 256, (3, 1, 5, 5), dtype=np.uint8)
-    moved = (originals.astype(np.float32) / np.float32(255) + np.float32(0.01)).astype(np.float32)
+    moved = rng.random(originals.shape, dtype=np.float32)
     outcomes = [
         {"attack": "p", "budget": 0.5, "index": i, "label": 0, "robust": 1, "votes": [1000, 0, 0]} for i in (2, 4, 9)
     ]

@@ -9,6 +9,8 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
+from robust_cli.messages import UserError
+from robust_cli.smoothing.noise import keyed_generator
 from robust_cli.smoothing.votes import BLOCK, Block, NoisyVotes, blocks
 
 SHAPE = (1, 6, 6)
@@ -105,3 +107,60 @@ def test_noise_is_not_clipped_to_the_box() -> None:
 
     NoisyVotes(Spy().eval(), 36, 1.0, 0, "cpu").count(torch.zeros(SHAPE), Block(0, "a", 0, BLOCK))
     assert min(lowest) < -3
+
+
+def test_a_draw_is_the_image_plus_noise_std_times_the_normal_numbers_of_its_stream() -> None:
+    """To rounding: a noise a little smaller than stated makes every radius too large, and frequencies hardly show it."""
+    seen, image = [], torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))
+
+    class Spy(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images.clone())
+            return images.flatten(1)
+
+    NoisyVotes(Spy().eval(), 36, 0.7, 3, "cpu").count(image, Block(5, "estimation", 2, 300))
+    generator = keyed_generator("cpu", 3, "estimation", 5, 2)
+    for piece in seen:
+        noise = torch.empty(128, *SHAPE).normal_(generator=generator)
+        torch.testing.assert_close(piece, image + 0.7 * noise, rtol=3e-7, atol=3e-7)
+    assert len(seen) == 3
+
+
+def test_votes_of_a_model_in_training_mode_are_refused() -> None:
+    """Dropout and batch statistics would make another classifier of every draw."""
+    model = nn.Sequential(network(), nn.Dropout(0.5).train())
+    model[0].eval()
+    with pytest.raises(AssertionError, match="evaluation mode"):
+        votes(model, 5).decide(torch.rand(1, *SHAPE), [0], "estimation", 10)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_answer_that_is_not_a_number_is_no_vote(workers: int) -> None:
+    """argmax takes nan for the largest: a broken network would be certified, for one class and to the largest radius."""
+
+    class Fragile(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = images.flatten(1)[:, :3].clone()
+            logits[-1, 1] = torch.nan  # row 127 of each pass
+            return logits
+
+    counter = votes(Fragile().eval(), 3, workers=workers)
+    with pytest.raises(UserError, match=r"found nan on image 7 under noise of 0\.5 \(selection\)"):
+        counter.decide(torch.zeros(1, *SHAPE), [7], "selection", 128)
+    assert counter.decide(torch.zeros(1, *SHAPE), [7], "selection", 127).sum() == 127  # that row is padding there
+
+
+def test_votes_in_bf16_are_of_the_model_in_bf16() -> None:
+    model, images = network(), torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1))
+    found = {workers: dict(NoisyVotes(model, 5, 0.5, 0, "cpu", "bf16", workers).run(work(images, 1500, [2, 0, 1, 3])))
+             for workers in (1, 3)}
+    assert all(torch.equal(found[1][key], found[3][key]) for key in found[1])
+    full = dict(votes(model, 5).run(work(images, 1500, [0, 1, 2, 3])))
+    assert any(not torch.equal(full[key], found[1][key]) for key in full)
+    block, by_hand = Block(2, "estimation", 0, BLOCK), torch.zeros(5, dtype=torch.int64)
+    generator = keyed_generator("cpu", 0, "estimation", 2, 0)
+    for _ in range(BLOCK // 128):
+        noisy = torch.add(images[2], torch.empty(128, *SHAPE).normal_(generator=generator), alpha=0.5)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            by_hand += torch.bincount(model(noisy.to(memory_format=torch.channels_last)).argmax(1), minlength=5)
+    assert torch.equal(found[1][block], by_hand)
