@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -34,16 +35,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except UserError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print(f"{_prefix(words)}: {error}", file=sys.stderr)
-        return 2
+        return _refused(words, error, str(error))
     except KeyboardInterrupt:
         print(f"{_prefix(words)}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `robust list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        from robust_cli.runs.folder import refused_by_system
+
+        if (line := refused_by_system(error)) is None:
+            raise
+        return _refused(words, error, line)
+
+
+def _refused(words: Sequence[str], error: BaseException, line: str) -> int:
+    """A mistake's one line, after its traceback where that is asked for."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exception(error)
+    print(f"{_prefix(words)}: {line}", file=sys.stderr)
+    return 2
 
 
 def _prefix(words: Sequence[str]) -> str:
@@ -122,7 +134,8 @@ def _report(words: list[str]) -> int:
     asked = parser.parse_args(words)
     for folder in asked.folders:
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; expected run folders that robust train, certify or attack has written")
+            found = "is a file" if folder.exists() else "no such folder"
+            raise UserError(f"{folder}: {found}; expected run folders that robust train, certify or attack has written")
     from robust_cli.commands.report import report
 
     report(asked.folders, asked.output)

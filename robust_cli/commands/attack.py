@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from robust_cli.commands.following import after_evaluation
 from robust_cli.composing.task import command
 from robust_cli.messages import UserError
 from robust_cli.runs.console import duration, say
-from robust_cli.runs.folder import RunFolder, shown
+from robust_cli.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from robust_cli.composing.subject import Subject
@@ -54,7 +55,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
         "attacks": {name: {"norm": str(a.norm), "settings": settings(config.attack[name])} for name, a in attacks.items()}})
     results.attacked(folder)
     say(f"run: {folder}")
-    say(f"next: robust report {folder} <the folder of robust certify run={shown(config.run)}>")
+    say(f"next: {after_evaluation(folder, config)}")
 
 
 def through_noise(config: DictConfig) -> dict[str, Any]:
@@ -98,3 +99,6 @@ def announce(config: DictConfig, subject: Subject, noise_std: float | None, atta
     for name, attack in attacks.items():
         sizes = ", ".join(f"{b:g}" for b in budgets[str(attack.norm)])
         say(f"  {name}: {attack.norm} budgets {sizes}")
+    for norm, asked in config.budgets.items():
+        if asked is not None and norm not in budgets:
+            say(f"  budgets.{norm} is not used: none of these attacks is measured in {norm}")

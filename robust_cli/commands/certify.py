@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from robust_cli.commands.following import after_evaluation
 from robust_cli.composing.task import command
 from robust_cli.runs.console import duration, say, track
-from robust_cli.runs.folder import RunFolder, shown
+from robust_cli.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,4 +128,4 @@ def conclude(folder: RunFolder, config: DictConfig) -> None:
 
     results.certified(folder)
     say(f"run: {folder}")
-    say(f"next: robust attack run={shown(config.run)}; then robust report {folder} <the folder of the attack>")
+    say(f"next: {after_evaluation(folder, config)}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from robust_cli.commands.following import after_training
 from robust_cli.composing.task import command
 from robust_cli.runs.console import duration, say, table
 from robust_cli.runs.folder import RunFolder
@@ -51,6 +52,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     say(f"  about {duration(estimated_seconds(model, regime, train, settings, **how))} for all epochs")
     result = fit(model, regime, train, validation, settings, folder=folder, **how)
     save(model, folder.model)
+    say(f"testing on {len(test)} images")
     right = accuracy(model, test, settings.batch_size, device)
     folder.write_about({
         "command": "train", **names, "seed": config.seed, "model_fingerprint": subject.mark(model, config, dataset, "fp32"),
@@ -81,4 +83,6 @@ def _conclude(folder: RunFolder, result: FitResult, right: float, images: int, n
         [f"test ({images} images)", f"{100 * right:.1f} % +- {100 * error:.1f}"],
         ["training images (a sample)", f"{100 * result.train_accuracy:.1f} %"]])
     say(f"run: {folder}")
-    say(f"next: robust certify run={folder}" + ("" if noise_std else " noise_std=0.25   (this run was trained without noise)"))
+    if not noise_std:
+        say("trained without noise: certify has to be told which noise to smooth it with")
+    say(f"next: {after_training(folder, noise_std)}")

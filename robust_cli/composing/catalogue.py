@@ -78,8 +78,17 @@ def keys(file: Path) -> list[tuple[str, str, str]]:
         path = ".".join([name for _, name in parents] + [key])
         parents.append((indent, key))
         if path.split(".")[0] not in ("hydra", "defaults") and key != "_target_" and (value or match["comment"]):
-            found.append((path, value, match["comment"] or ""))
+            found += [(place, text, match["comment"] or "") for place, text in _leaves(path, value)]
     return found
+
+
+def _leaves(path: str, value: str) -> list[tuple[str, str]]:
+    """A key with its value, or with the keys of a value that is a map in one line, {a: 1, b: 2}."""
+    node = yaml.safe_load(value) if value.startswith("{") else None
+    if not isinstance(node, dict):
+        return [(path, value)]
+    return [leaf for key, child in node.items()
+            for leaf in _leaves(f"{path}.{key}", yaml.safe_dump(child, default_flow_style=True).removesuffix("\n...\n").strip())]
 
 
 def _defaults(file: Path) -> dict[str, list[str]]:

@@ -6,12 +6,15 @@ import re
 import traceback
 from pathlib import Path
 
+import yaml
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from robust_cli.composing.catalogue import choices, conf_folder
+from robust_cli.composing.names import PARTS
 from robust_cli.messages import UserError, Wrong, suggestion
+from robust_cli.runs.folder import refused_by_system
 
 _INSTALL = {"submitit_slurm": "slurm", "submitit_local": "slurm", "joblib": "joblib"}
 
@@ -31,15 +34,18 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, MissingConfigException):
         return _missing(error)
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: {_one_line(str(error.__cause__ or error))}"
-    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
-        return _setting(error.__cause__)
-    if isinstance(error, OmegaConfBaseException):
-        return _setting(error)
-    if group := re.match(r"Could not override '([^']*)'.*No match in the defaults list", str(error), re.DOTALL):
-        return f"{group[1]}: this command has no such group; its --help lists the groups and keys"
+        return (f"cannot read {error.override!r}: expected KEY=VALUE with all brackets and quotes closed; "
+                "a value with other signs goes in quotes, \"KEY='VALUE'\"")
+    if isinstance(error, yaml.MarkedYAMLError):
+        place = error.problem_mark or error.context_mark
+        where = f"{place.name}, line {place.line + 1}" if place else "a config"
+        return f"{where}: expected YAML, {_one_line(str(error.problem or error.context))}"
+    if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
+        return _composition(error)
     if isinstance(error, HydraException):
         return _one_line(str(error))
+    if isinstance(error, OSError) and (refusal := refused_by_system(error)):
+        return refusal
     if _of_submitit(error):
         return f"cluster: {_last_line(str(error))}"
     return None
@@ -70,13 +76,61 @@ def _missing(error: MissingConfigException) -> str:
     return f"{group}={name}: no such {group}; {suggestion(name, names)}"
 
 
+def _composition(error: ConfigCompositionException | OmegaConfBaseException) -> str:
+    """A key or value that the composed config cannot have; Hydra names the file when it stands in one."""
+    file = re.match(r"In '([^']*)'", str(error))
+    setting = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
+    if isinstance(setting, OmegaConfBaseException):
+        if file and setting.full_key == "experiment":
+            return f"{file[1]}.yaml: must begin with the line '# @package _global_'"
+        return _setting(setting) + (f" (set in {file[1]}.yaml)" if file else "")
+    if found := re.match(r"Could not override '([^']*)'.*No match in the defaults list", str(error), re.DOTALL):
+        return f"{found[1]}: {_no_group(found[1])}"
+    return _one_line(str(error))
+
+
+def _no_group(group: str) -> str:
+    if group in PARTS:
+        return "comes from the run and cannot be chosen here; another one is another run, `robust train`"
+    return "this command has no such group; its --help lists the groups and keys"
+
+
 def _setting(error: OmegaConfBaseException) -> str:
     key, parent = str(error.key), error.parent_node
     place = error.full_key or key
-    valid = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
-    if error.key is not None and valid and key not in valid:
-        near = suggestion(key, [name for name in valid if name != "hydra"])
-        group, _, rest = place.partition(".")
-        hint = f" (to use it add it to {group}=[...])" if group in ("attack", "certificate") and rest == key else ""
-        return f"{place}: no such setting; {near}{hint}"
-    return f"{place}: {_one_line((error.msg or str(error)).splitlines()[0])}"
+    valid = [str(name) for name in parent if name not in ("hydra", "_target_")] if isinstance(parent, DictConfig) else []
+    if error.key is None or not isinstance(parent, DictConfig) or key in parent:
+        return f"{place}: {_value(_one_line((error.msg or str(error)).splitlines()[0]))}"
+    if place in PARTS:
+        return f"{place}: {_no_group(place)}"
+    group, _, rest = place.partition(".")
+    hint = f" (to use it add it to {group}=[...])" if group in ("attack", "certificate") and rest == key else ""
+    return f"{place}: no such setting; {suggestion(key, valid) or 'there are none here'}{hint}"
+
+
+_TYPES = {"Integer": "a whole number", "Float": "a number (such as 0.25)"}
+
+
+def _value(text: str) -> str:
+    """What OmegaConf says of a value that does not fit, in our words."""
+    if found := re.fullmatch(r"Value (.*) of type '(\w+)' could not be converted to (\w+)", text):
+        value = found[1] if found[2] == "str" else found[1].strip("'")
+        whole = re.fullmatch(r"(-?\d+)\.0", value) if found[3] == "Integer" else None
+        return f"expected {_TYPES.get(found[3], found[3])}, got {value}" + (f"; write {whole[1]}" if whole else "")
+    if found := re.fullmatch(r"Invalid value ('.*'), expected one of \[(.*)\]", text):
+        return f"expected one of {found[2]}; got {found[1]}"
+    if found := re.fullmatch(r"Value ('.*') is not a valid bool.*", text):
+        return f"expected true or false, got {found[1]}"
+    if re.fullmatch(r"field '.*' is not Optional", text):
+        return "expected a value, got null"
+    if found := re.match(r"Invalid value assigned: (\w+) is not a ListConfig", text):
+        return f"expected a list, [...], got {_kind(found[1])}"
+    if found := re.fullmatch(r"Cannot convert '\w+' to string: '(.*)'", text):
+        return f"expected a text, got {found[1]}"
+    if text == "Cannot merge DictConfig with ListConfig":
+        return "expected keys with values, got a list"
+    return text
+
+
+def _kind(name: str) -> str:
+    return {"int": "a number", "float": "a number", "str": "a text", "bool": "true or false"}.get(name, name)

@@ -12,7 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from robust_cli.composing import resuming
 from robust_cli.composing.catalogue import conf_folder, targets
+from robust_cli.composing.explain import explain
 from robust_cli.composing.names import PARTS, chosen
+from robust_cli.composing.origin import origin
 from robust_cli.composing.saved_run import SavedRun, load_run
 from robust_cli.composing.schema import SCHEMAS, settings_of
 from robust_cli.messages import UserError, Wrong, suggestion
@@ -71,6 +73,8 @@ def absolute_paths(plain: dict[str, Any], base: Path) -> None:
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
         if isinstance(node, dict) and isinstance(node.get(last), str):
+            if not node[last]:
+                raise UserError(f"{key}: expected a folder, {key}=<folder>, got nothing")
             node[last] = str((base / Path(node[last]).expanduser()).resolve())
 
 
@@ -83,7 +87,7 @@ def typed(plain: Mapping[str, Any], command: str) -> DictConfig:
         assert isinstance(config, DictConfig)
         _check_ranges(config, schema)
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        raise UserError(str(explain(error))) from error
     with open_dict(config):
         for key in (*PARTS, "choices"):
             if key in plain:
@@ -101,7 +105,7 @@ def _check_ranges(config: DictConfig, schema: type) -> None:
             OmegaConf.to_object(config[path] if path else config)
         except Wrong as wrong:
             place = f"{path}.{wrong.name}" if path else wrong.name
-            raise UserError(f"{place}: expected {wrong.expected}, got {wrong.found!r}") from wrong
+            raise UserError(f"{place}: expected {wrong.expected}, got {wrong.found!r}{origin(place)}") from wrong
 
 
 def _check_names(plain: Mapping[str, Any], command: str) -> None:
@@ -131,6 +135,9 @@ def _check_nodes(plain: Mapping[str, Any], command: str) -> None:
         if not isinstance(node, dict) or "_target_" not in node:
             raise UserError(f"{group}.{name}: expected a node with _target_, got {node!r}; a file {group}/mine.yaml of yours "
                             f"must begin with the line '# @package {group}.mine'")
+        if group == "attack" and node.get("budget") is not None:
+            raise UserError(f"attack.{name}.budget: expected null, since the sizes of all attacks are budgets.l2=[...] and "
+                            f"budgets.linf=[...], got {node['budget']!r}")
 
 
 def _with_run(plain: dict[str, Any], command: str, allowed: set[str]) -> dict[str, Any]:

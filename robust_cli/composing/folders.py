@@ -94,6 +94,7 @@ def _run_folder(config: DictConfig) -> str:
     if typed != OUTPUTS:
         if Path(typed).exists() and not (Path(typed).is_dir() and not any(Path(typed).iterdir())):
             raise UserError(f"hydra.run.dir={typed}: expected a new or empty folder; to go on with the run in it: resume={typed}")
+        Path(typed).mkdir(parents=True, exist_ok=True)
         return typed
     return str(_named(command, dict(whole.choices)))
 
@@ -115,7 +116,10 @@ def _sweep_folder(config: DictConfig, overrides: list[Override]) -> Path:
         raise UserError("resume: names one run; to go on with a sweep type it again with hydra.sweep.dir=<its folder>")
     names = _sweep_names(config, command, swept)
     typed = str(config.hydra.sweep.dir)
-    return Path(typed) if typed != OUTPUTS else _named(command, names, "_sweep").path
+    if typed == OUTPUTS:
+        return _named(command, names, "_sweep").path
+    Path(typed).mkdir(parents=True, exist_ok=True)
+    return Path(typed)
 
 
 def _sweep_names(config: DictConfig, command: str, swept: set[str]) -> dict[str, str]:

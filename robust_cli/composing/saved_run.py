@@ -6,7 +6,9 @@ gives with -cd) name it, letter for letter, or the user trusts it by name (``tru
 
 from __future__ import annotations
 
+import difflib
 import math
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,9 @@ class SavedRun:
     @property
     def training_noise_std(self) -> float | None:
         """Noise of the training, pixel units; None where it had none."""
-        noise = self.about.get("training_noise_std")
+        if "training_noise_std" not in self.about:
+            raise UserError(f"{self.folder}/about.json: damaged, it has no training_noise_std; take a copy, or train again")
+        noise = self.about["training_noise_std"]
         if noise is not None and (isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 < noise < math.inf):
             raise UserError(f"{self.folder}/about.json: expected training_noise_std > 0 or null, got {noise!r}")
         return noise
@@ -69,7 +73,7 @@ def load_run(path: Path | str, trust: Collection[str] = (), allowed: Collection[
 def read_checked(folder: RunFolder, trust: Collection[str], allowed: Collection[str] | None, key: str) -> dict[str, Any]:
     """The config of any run folder, checked to be plain data without foreign targets. Raises UserError."""
     if not folder.path.is_dir():
-        raise UserError(f"{key}={folder}: no such folder")
+        raise UserError(f"{key}={folder}: {_no_folder(folder.path, key)}")
     if not folder.config.is_file() or not folder.status.is_file():
         raise UserError(f"{key}={folder}: not a run folder (no config.yaml and status.json in it); "
                         "name one that robust train, certify or attack has written")
@@ -120,6 +124,16 @@ def _check(config: dict[str, Any], permitted: set[str], file: Path) -> None:
         if key == "_target_" and not (isinstance(value, str) and value in permitted):
             raise UserError(f"{file}: {place}: {value!r} is none of the classes that robust ships; if you know it and trust it: "
                             f"trust=[{value}], or -cd the folder whose config names it")
+
+
+def _no_folder(path: Path, key: str) -> str:
+    """What stands there instead, or what is there of a similar name."""
+    if path.exists():
+        return f"is a file; expected the folder of a run, {key}={path.parent}?"
+    beside = list(path.parent.iterdir()) if os.access(path.parent, os.R_OK | os.X_OK) else []
+    names = [child.name for child in beside if child.is_dir()] + (["latest"] if key != "resume" else [])
+    near = difflib.get_close_matches(path.name, names, n=3)
+    return f"no such folder; did you mean {' or '.join(near)}?" if near else "no such folder"
 
 
 def _its_train_run(folder: RunFolder, key: str) -> str:

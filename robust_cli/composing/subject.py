@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -72,7 +73,7 @@ def load_subject(config: DictConfig, command: str) -> Subject:
         raise UserError("precision: expected a GPU that computes bf16 natively for precision=bf16, "
                         f"found {torch.cuda.get_device_name()}; set precision=fp32")
     run = RunFolder(config.run)
-    trained = run.read_about()
+    trained = _described(run)
     dataset = build(config.dataset, "dataset")
     model = make_model(config, dataset)
     load(model, run.model)
@@ -88,6 +89,17 @@ def load_subject(config: DictConfig, command: str) -> Subject:
         "class_names": list(dataset.class_names),
     }
     return Subject(model.to(device).eval(), images.to(device), dataset, device, about)
+
+
+def _described(run: RunFolder) -> dict[str, Any]:
+    """A training run's about.json. Raises UserError where something of it that is used is not there or is no text or number."""
+    about = run.read_about()
+    for kind, keys in ((str, ("dataset", "model", "regime", "model_fingerprint")), (int, ("seed",))):
+        for key in keys:
+            if not isinstance(about.get(key), kind) or isinstance(about[key], bool):
+                raise UserError(f"{run.about}: damaged, expected {key} as robust train wrote it, found {about.get(key)!r}; "
+                                "take the file from a copy, or train again")
+    return about
 
 
 def introduce(what: str, subject: Subject, config: DictConfig) -> None:
@@ -107,7 +119,9 @@ def record(folder: RunFolder, config: DictConfig, device: torch.device, images: 
     checksum, described = images.checksum(), describe_device(device)
     if not folder.provenance.exists():
         record_of_model = {} if fingerprint is None else {"model_fingerprint": fingerprint}
-        write_json(folder.provenance, gather(config.seed, checksum, described, torch.get_num_threads()) | record_of_model)
+        # What this run was given, in a sweep too, whose process has another command line.
+        words = ["robust", folder.command, *map(str, HydraConfig.get().overrides.task)]
+        write_json(folder.provenance, gather(words, config.seed, checksum, described, torch.get_num_threads()) | record_of_model)
         return
     before = _begun(folder)
     for what, found, now in (("images", before.get("data_sha256"), checksum),

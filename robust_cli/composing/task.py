@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
@@ -92,11 +93,14 @@ class Command:
         folder = RunFolder(path if settings.job.chdir else folders.shown(path))
         try:
             self._run(final(config, settings), folder, alone)
-        except (UserError, Wrong) as error:
+        except (UserError, Wrong, OSError) as error:
+            line = explain(error)
+            if line is None:
+                raise
             if not folder.config.exists():
                 folders.discard(folder.path)
             if alone:
-                raise Stop(explain(error) or "", 2) from error
+                raise Stop(line, 2) from error
             raise
 
     def _run(self, config: DictConfig, folder: RunFolder, alone: bool) -> None:
@@ -122,9 +126,10 @@ class Command:
             self.body(config, folder)
         except Exception as error:
             why = explain(error) or f"{type(error).__name__}: {error}"
-            folder.set_state(f"failed: {why}", self.name)
-            with folder.log.open("a", encoding="utf-8") as log:
-                log.write(f"failed: {why}\n")
+            with contextlib.suppress(OSError):  # the disk may be full, which is then what `error` says
+                folder.set_state(f"failed: {why}", self.name)
+                with folder.log.open("a", encoding="utf-8") as log:
+                    log.write(f"failed: {why}\n")
             raise
 
 

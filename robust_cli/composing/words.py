@@ -17,6 +17,7 @@ _SWITCHES = ("-h", "--help", "-m", "--multirun", "--run", "--resolve", "--hydra-
 _VALUED = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
 _OPTIONAL = {"--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")}
 _OPTIONAL["-i"] = _OPTIONAL["--info"]
+_CFG, _SHOWN = ("--cfg", "-c"), ("job", "hydra", "all")
 _PATHS = ("run", "resume", "training.init_from", "dataset.root", "hydra.run.dir", "hydra.sweep.dir")
 _LATEST = ("run", "training.init_from")
 _PLAIN = re.compile(r"[\w./-]+")
@@ -39,7 +40,10 @@ def arranged(words: Sequence[str]) -> list[str]:
         if name in _VALUED and not value:
             if not rest:
                 raise UserError(f"{name}: expected a value after it")
-            flags.append(rest.pop(0))
+            value = rest.pop(0)
+            flags.append(value)
+        if name in _CFG and value not in _SHOWN:
+            raise UserError(f"{name}: expected one of {', '.join(_SHOWN)}; got {value}")
         elif name in _OPTIONAL and rest and rest[0] in _OPTIONAL[name]:
             flags.append(rest.pop(0))
     return overrides + flags
@@ -64,6 +68,8 @@ def _override(word: str) -> str:
         return f"{key}={','.join(found)}"
     if (path := _existing(value)) is not None and (key in _PATHS or not _PLAIN.fullmatch(value)):
         return f"{key}={_quoted(path)}"
+    if key in _PATHS and value.startswith("~/") and "," not in value:
+        return f"{key}={_quoted(os.path.expanduser(value))}"
     return word
 
 

@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -45,12 +46,15 @@ class Stored(Dataset):
         folder = root_folder(self.root)
         if not self.download:
             self._require_files(folder)
+        files = folder / self.files[0]
+        absent = [path for path in files.parents if not path.exists()]  # a download makes them
         reader = getattr(_torchvision_datasets(), self.torchvision_name)
         try:
             with _progress_on_terminals_only():
                 found = reader(str(folder), train=name == "train", download=self.download)
             return self._images(found)
         except _UNREADABLE as error:
+            _remove_empty(absent)
             raise self._unreadable(folder, error) from error
 
     def _missing(self, folder: Path) -> list[str]:
@@ -84,6 +88,13 @@ class Stored(Dataset):
         place = (folder / self.files[0]).parent
         return UserError(f"{self.title}: the files in {place} are damaged or of another format: {reason}; delete that "
                          "folder and fetch them again with dataset.download=true")
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Take away what a failed download made, the innermost first, as far as nothing is in it."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def root_folder(root: str | None) -> Path:

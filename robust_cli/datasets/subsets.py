@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from robust_cli.datasets.images import Images
-from robust_cli.messages import Wrong
+from robust_cli.messages import UserError, Wrong
 from robust_cli.runs.streams import stream
 
 _FORMS = "all, first:N, every:K (each K-th image, from the first on) or random:N, with a whole number from 1"
@@ -20,6 +20,8 @@ def choose(images: Images, spec: str, seed: int) -> Images:
     ``all``; ``first:N``; ``every:K``: positions 0, K, 2K, ...; ``random:N``: N different images, all sets of N equally likely,
     by ``seed`` alone. Raises Wrong("subset", ...) on another text, or on a number larger than there are images.
     """
+    if not isinstance(images, Images):
+        raise UserError(f"dataset: expected its split() to return robust_cli.datasets.images.Images, got {type(images).__name__}")
     if spec == "all":
         return images
     match = re.fullmatch(r"(first|every|random):([1-9][0-9]{0,17})", spec)

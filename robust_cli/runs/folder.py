@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -143,6 +144,15 @@ def shown(path: Path | str) -> str:
     """A path as a person would type it here: relative where it lies below the current folder."""
     path, here = Path(path), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def refused_by_system(error: OSError) -> str | None:
+    """The line for a file that the system will not read or write (full disk, no permission); None for any other OSError."""
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
+                           errno.EEXIST):
+        return None
+    place = shown(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else "a file of the run"
+    return f"{place}: cannot be read or written ({error.strerror}); make room, change its permissions, or name another folder"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def gather(seed: int, data_checksum: str, device: str, threads: int) -> dict[str, Any]:
+def gather(command_line: list[str], seed: int, data_checksum: str, device: str, threads: int) -> dict[str, Any]:
     """The record of a run that begins now."""
     versions = {}
     for name in PACKAGES:
@@ -47,7 +46,7 @@ def gather(seed: int, data_checksum: str, device: str, threads: int) -> dict[str
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return {
-        "command_line": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command_line": command_line,
         "started": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         "robust": robust_cli.__version__,
         "commit": _commit(),

@@ -30,7 +30,10 @@ class RowLog:
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if not header.encode().startswith(content) and not whole.startswith(header.encode()):
-            raise UserError(f"{self.path}: expected the columns {header.strip()}, found {whole.splitlines()[:1]}")
+            first = content.split(b"\n", 1)[0][:200]
+            found = first.decode() if first.isascii() and first.decode().isprintable() else "no text"
+            raise UserError(f"{self.path}: expected the columns {header.strip()}, found {found or 'an empty line'}; the file is "
+                            "damaged: start a new run")
         if len(whole) != len(content):
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))

@@ -55,6 +55,12 @@ def test_keys_keep_their_nesting(tmp_path):
     assert catalogue.keys(tmp_path / "x.yaml")[:3] == [("a", "1", "one"), ("b.c", "[1, 2]", "two, # three"), ("b.d.e", "x", "")]
 
 
+def test_maps_in_one_line_are_keys_of_their_own(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: {b: 40, c: {d: null, e: [1, 2]}, f: text}  # all\n")
+    assert catalogue.keys(tmp_path / "x.yaml") == [("a.b", "40", "all"), ("a.c.d", "null", "all"), ("a.c.e", "[1, 2]", "all"),
+                                                   ("a.f", "text", "all")]
+
+
 def test_targets_are_those_of_the_groups_only():
     found = catalogue.targets([CONF])
     assert "robust_cli.regimes.stability.Stability" in found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 MISTAKES = [
@@ -23,13 +26,26 @@ MISTAKES = [
     ("certify +dataset.foo=1 run={run}", "dataset.foo: only dataset.root of a run may be changed"),
     ("attack +budgets.l1=[1]", "budgets.l1: no such setting of robust attack; there are: l2, linf"),
     ("certify dataset.rot=/data", "dataset.rot: no such setting; did you mean root?"),
+    ("certify dataset=mnist run={run}", "dataset: comes from the run and cannot be chosen here"),
+    ("certify regime.noise_std=1 run={run}", "regime: comes from the run and cannot be chosen here"),
+    ("train model.width=3", "model.width: no such setting; there are none here"),
     # words that cannot be read
-    ("train regime.noise_std=[1", "cannot read 'regime.noise_std=[1'"),
-    ("train trainx", "cannot read 'trainx'"),
+    ("train regime.noise_std=[1", "cannot read 'regime.noise_std=[1': expected KEY=VALUE"),
+    ("train trainx", "cannot read 'trainx': expected KEY=VALUE"),
+    ("train model=cnn_small'", "cannot read \"model=cnn_small'\": expected KEY=VALUE"),
     ("train seed=1,2", "Ambiguous value for argument 'seed=1,2'"),
     # values of a wrong type or out of range
-    ("train training.epochs=many", "training.epochs: Value 'many' of type 'str' could not be converted to Integer"),
-    ("train device=gpu", "device: Invalid value 'gpu', expected one of [auto, cpu, cuda]"),
+    ("train training.epochs=many", "training.epochs: expected a whole number, got 'many'"),
+    ("train training.epochs=1.5", "training.epochs: expected a whole number, got 1.5"),
+    ("train training.epochs=null", "training.epochs: expected a value, got null"),
+    ("train training.batch_size=1e3", "training.batch_size: expected a whole number, got 1000.0; write 1000"),
+    ("train training.compile=maybe", "training.compile: expected true or false, got 'maybe'"),
+    ("train training.betas=0.9", "training.betas: expected a list, [...], got a number"),
+    ("train device=gpu", "device: expected one of auto, cpu, cuda; got 'gpu'"),
+    ("train subset=[1,2]", "subset: expected a text, got [1, 2]"),
+    ("attack budgets.linf=[8/255]", "budgets.linf[0]: expected a number (such as 0.25), got '8/255'"),
+    ("attack budgets=[1]", "budgets: expected keys with values, got a list"),
+    ("attack attack.pgd_l2.budget=3 run={run}", "attack.pgd_l2.budget: expected null, since the sizes of all attacks"),
     ("train training.epochs=0", "training.epochs: expected a whole number >= 1, got 0"),
     ("train seed=-1", "seed: expected a whole number in [0, 2^63), got -1"),
     ("certify failure_probability=2 run={run}", "failure_probability: expected a number in (0, 1), got 2.0"),
@@ -45,6 +61,15 @@ MISTAKES = [
     ("certify", "run: expected the folder of a training run"),
     ("certify run=latest", "run=latest: no complete train run under outputs/"),
     ("attack run=nowhere", "run={home}/nowhere: no such folder"),
+    ("attack run=lastest", "run={home}/lastest: no such folder; did you mean latest?"),
+    ("attack run={run}/config.yaml", "run={home}/elsewhere/a_run/config.yaml: is a file; expected the folder of a run"),
+    ("attack run={home}/elsewhere/a_rum", "run={home}/elsewhere/a_rum: no such folder; did you mean a_run?"),
+    ("certify run=", "run: expected a folder, run=<folder>, got nothing"),
+    ("train resume=", "resume: expected a folder, resume=<folder>, got nothing"),
+    ("train dataset=mnist dataset.root=", "dataset.root: expected a folder, dataset.root=<folder>, got nothing"),
+    ("certify run=~/nothing", "run={home}/nothing: no such folder"),
+    ("train hydra.run.dir=a_file/run", "a_file/run: cannot be read or written (Not a directory)"),
+    ("train -m seed=1 hydra.sweep.dir=a_file/run", "a_file/run: cannot be read or written (Not a directory)"),
     ("attack run=.", "run={home}: not a run folder"),
     ("train resume=nowhere", "resume={home}/nowhere: no such folder"),
     ("certify dataset.root=/data run={run}", "dataset.root: the run's data set digits has no root"),
@@ -53,13 +78,15 @@ MISTAKES = [
     ("train --multirum", "--multirum: no such flag; did you mean --multirun?"),
     ("train -cd nowhere", "-cd nowhere: no such folder"),
     ("train -cd", "-cd : no such folder"),
+    ("train --cfg jb", "--cfg: expected one of job, hydra, all; got jb"),
+    ("train --cfg=jb", "--cfg: expected one of job, hydra, all; got jb"),
     ("train -cp .", "no such config 'train'; did you mean -cd"),
     ("train --experimental-rerun x.pickle", "--experimental-rerun: refused"),
     ("train -m --cfg job", "Only one of --run, --multirun, --cfg"),
     # sweeps
     ("train -m cluster=slurm,local", "cluster: a sweep runs on one cluster"),
     ("train -m seed=1,2 resume={run}", "resume: names one run"),
-    ("train -m seed=1,2 training.epochs=many", "training.epochs: Value 'many' of type 'str'"),
+    ("train -m seed=1,2 training.epochs=many", "training.epochs: expected a whole number, got 'many'"),
     ("train -m seed=-1,-2", "seed: expected a whole number in [0, 2^63), got -1"),
     ("certify -m samples=1,2", "run: expected the folder of a training run"),
     ("train hydra.job.name=x", "hydra.job.name: expected the command"),
@@ -67,9 +94,11 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("words", "line"), MISTAKES, ids=[words for words, _ in MISTAKES])
-def test_a_mistake_is_one_line_and_leaves_nothing(robust, good, words, line):
+def test_a_mistake_is_one_line_and_leaves_nothing(robust, good, words, line, monkeypatch):
+    monkeypatch.setenv("HOME", str(robust.home))
     run = pytest.write_run(robust.home / "elsewhere" / "a_run", good)
-    ended = robust(*words.format(run=run).split(" "))
+    (robust.home / "a_file").touch()
+    ended = robust(*words.format(run=run, home=robust.home).split(" "))
     said = [text for text in ended.err.splitlines() if not text.startswith("Error executing job")]
     assert (ended.code, len(said)) == (2, 1), ended.err
     assert said[0].startswith(f"robust {words.split()[0]}: {line.format(home=robust.home)}")
@@ -84,12 +113,49 @@ def test_a_command_that_is_none(robust):
     assert robust("list", "atack").err == "robust list: atack: no such group; did you mean attack?\n"
 
 
-def test_full_error_gives_the_traceback_and_the_line(robust, monkeypatch):
+@pytest.mark.parametrize(("words", "line"), [("train seed=-1", "robust train: seed: expected"),
+                                             ("train --foo", "robust train: --foo: no such flag"),
+                                             ("report nowhere", "robust report: nowhere: no such folder")])
+def test_full_error_gives_the_traceback_and_the_line(robust, monkeypatch, words, line):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    ended = robust("train", "seed=-1")
+    ended = robust(*words.split())
     assert ended.code == 2
     assert ended.err.startswith("Traceback")
-    assert ended.err.splitlines()[-1].startswith("robust train: seed: expected")
+    assert ended.err.splitlines()[-1].startswith(line)
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    ("training: {epoch: 3}\n", "training.epoch: no such setting; did you mean epochs? (set in experiment/odd.yaml)"),
+    ("training: {epochs: many}\n", "training.epochs: expected a whole number, got 'many' (set in experiment/odd.yaml)"),
+    ("training: {epochs: 0}\n", "training.epochs: expected a whole number >= 1, got 0 (perhaps set by experiment=odd)"),
+    ("training: [\n", "{home}/mine/experiment/odd.yaml, line 3: expected YAML"),
+])
+def test_a_mistake_in_a_file_of_the_user_names_the_file(robust, text, line):
+    (robust.home / "mine" / "experiment").mkdir(parents=True)
+    (robust.home / "mine" / "experiment" / "odd.yaml").write_text("# @package _global_\n" + text)
+    ended = robust("train", "-cd", "mine", "experiment=odd")
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
+    assert ended.err.startswith(f"robust train: {line.replace('{home}', str(robust.home))}")
+
+
+def test_an_experiment_without_its_first_line_is_told_it(robust):
+    (robust.home / "mine" / "experiment").mkdir(parents=True)
+    (robust.home / "mine" / "experiment" / "odd.yaml").write_text("training: {epochs: 3}\n")
+    ended = robust("train", "-cd", "mine", "experiment=odd")
+    assert (ended.code, ended.err) == (2, "robust train: experiment/odd.yaml: must begin with the line '# @package _global_'\n")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_what_the_system_refuses_is_a_line_too(robust, number):
+    def full(config, folder):
+        raise OSError(number, os.strerror(number), str(folder.metrics.absolute()))
+
+    robust.fail = full
+    ended = robust("train")
+    folder = robust.seen[0][1]
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
+    assert ended.err.startswith(f"robust train: {folder.metrics}: cannot be read or written ({os.strerror(number)})")
+    assert folder.state.startswith("failed: ")
 
 
 def test_a_mistake_found_by_the_body_leaves_nothing_either(robust):

@@ -136,3 +136,17 @@ def test_a_torchvision_that_does_not_work_gives_one_line(line: str, words: tuple
     monkeypatch.syspath_prepend(str(tmp_path))
     text = refused(Mnist(root=str(tmp_path)))
     assert all(word in text for word in words)
+
+
+def test_a_failed_download_leaves_no_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(root: str, **_: Any) -> None:
+        (Path(root) / "MNIST" / "raw").mkdir(parents=True)
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", download)
+    assert "could not be fetched" in refused(Mnist(root=str(tmp_path / "new"), download=True))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    assert "could not be fetched" in refused(Mnist(root=str(tmp_path / "mine"), download=True))
+    assert (tmp_path / "mine").is_dir()
+    assert not any((tmp_path / "mine").iterdir())

@@ -39,6 +39,14 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
         RowLog(tmp_path / "rows.csv", COLUMNS)
 
 
+@pytest.mark.parametrize(("content", "found"), [(b"a;b\n1;2\n", "found a;b; the file is damaged"),
+                                                (b"\xff\x00\n", "found no text"), (b"\n", "found an empty line")])
+def test_what_stands_there_instead_is_said_in_words(tmp_path: Path, content: bytes, found: str) -> None:
+    (tmp_path / "rows.csv").write_bytes(content)
+    with pytest.raises(UserError, match=found):
+        RowLog(tmp_path / "rows.csv", COLUMNS)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full (Linux)")
 def test_a_full_disk_says_so_and_what_to_do() -> None:
     with pytest.raises(UserError, match=r"/dev/full: cannot write \(No space left on device\).*resume="):
