@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from robust_cli.attacks.classifiers import Classifier
-from robust_cli.attacks.evaluation import Decide
+from robust_cli.attacks.evaluation import Decide, sweep
 from robust_cli.datasets.images import Images
 from robust_cli.smoothing.noise import ImageDraws
 
@@ -22,12 +21,13 @@ def estimated_seconds(attacks: Mapping[str, Any], classifier: Classifier, images
     """Seconds that `evaluate` will take on all images and budgets, good to a factor; its draws are used for nothing else."""
     few = images.select(torch.arange(min(_FEW, batch_size, len(images))), images.subset)
     pixels, indices, seconds = few.float(), few.indices.tolist(), 0.0
-    for name, attack in attacks.items():
-        sizes = budgets[str(attack.norm)]
+    plan = sweep(attacks, budgets)
+    for name in attacks:
+        of_attack = [attack for found, _, attack in plan if found == name]
         draws = ImageDraws(pixels.device, 0, f"estimate/{name}", indices)
         start = time.perf_counter()
-        replace(attack, budget=float(sizes[0]))(classifier, pixels, few.labels, draws)
+        of_attack[0](classifier, pixels, few.labels, draws)
         if decide is not None:
             decide(pixels, indices, f"estimate/{name}")
-        seconds += (time.perf_counter() - start) * len(sizes)
+        seconds += (time.perf_counter() - start) * len(of_attack)
     return seconds * len(images) / len(few)

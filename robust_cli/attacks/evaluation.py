@@ -4,10 +4,15 @@ An attack proposes one final image; what came of it is measured here, on the flo
 answers for itself. A smoothed classifier is decided once by fresh votes that the attack has not seen: the majority, where a
 tie at the top counts as fooled. An image is robust only if it is classified as its label both clean and after the attack;
 an image whose clean outcome is wrong is not attacked: it is stored as it is, with its clean outcome and no cost.
+
+A closest-example attack (a class attribute ``closest``, no budget) runs once: one row for each image, of budget infinity, with
+the distance of the nearest example found. It returns the image itself where it found none, which is then still robust.
+Its robust accuracy at any budget follows: fooled, at a distance within it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -32,7 +37,7 @@ Decide = Callable[[torch.Tensor, Sequence[int], str], Any]
 
 class Attack(Protocol):
     """A method that proposes adversarial images within a budget: a frozen dataclass with a field ``budget``, in pixel units,
-    None until the sweep sets it."""
+    None until the sweep sets it; or the closest ones found, with a class attribute ``closest`` that is true, and no budget."""
 
     @property
     def norm(self) -> str:
@@ -42,8 +47,20 @@ class Attack(Protocol):
         """Images float32 [n, C, H, W] within the budget of ``images`` and in [0, 1]; randomness from ``draws`` alone."""
 
 
+def is_closest(attack: Any) -> bool:
+    """Whether an attack looks for the closest example instead of one within a budget."""
+    return bool(getattr(attack, "closest", False))
+
+
+def check_suited(attacks: Mapping[str, Any], random: bool) -> None:
+    """Raises UserError for an attack that cannot take a random classifier."""
+    for name in (name for name, attack in attacks.items() if random and is_closest(attack)):
+        raise UserError(f"attack.{name}: expected a base classifier, since a closest example is where a fixed answer changes and "
+                        "a smoothed classifier's votes differ each time; take classifier=base, or an attack with budgets")
+
+
 def sweep(attacks: Mapping[str, Any], budgets: Mapping[str, Sequence[float]]) -> list[tuple[str, float, Any]]:
-    """(name, budget, attack with that budget), budgets ascending within each attack.
+    """(name, budget, attack with that budget), budgets ascending within each attack; a closest-example attack once, infinity.
 
     Raises UserError on a norm without budgets, a budget that is not above 0, and two budgets that share a file name.
     """
@@ -59,6 +76,9 @@ def sweep(attacks: Mapping[str, Any], budgets: Mapping[str, Sequence[float]]) ->
             raise UserError(f"budgets.{norm}: expected numbers > 0 (the clean outcome is always computed), got {chosen}")
         if len({f"{budget:g}" for budget in chosen}) < len(chosen):
             raise UserError(f"budgets.{norm}: expected budgets that differ in their first six digits, got {chosen}")
+        if is_closest(attack):
+            plan.append((name, math.inf, attack))
+            continue
         plan += [(name, budget, replace(attack, budget=budget)) for budget in chosen]
     return plan
 
@@ -178,7 +198,8 @@ def _check(final: torch.Tensor, batch: _Batch, norm: str, name: str, budget: flo
     wrong = (~(distance <= budget * (1 + TOLERANCE)) | ~boxed).nonzero().flatten().tolist()
     if wrong:
         k = wrong[0]
-        raise UserError(f"attack.{name}: expected images in [0, 1] within {norm} {budget:g} of the originals, got distance "
+        within = "" if math.isinf(budget) else f" within {norm} {budget:g} of the originals"
+        raise UserError(f"attack.{name}: expected images in [0, 1]{within}, got distance "
                         f"{float(distance[k]):.9g}, pixels {float(final[k].min()):g} to {float(final[k].max()):g} "
                         f"(image {int(batch.indices[k])}, {len(wrong)} in its batch): the attack is broken")
 
@@ -194,6 +215,7 @@ def evaluate(attacks: Mapping[str, Any], classifier: Classifier, images: Images,
     """
     assert (decide is not None) == classifier.random, "votes decide a random classifier, and no other"
     assert len(set(images.indices.tolist())) == len(images), "an image twice in one subset"
+    check_suited(attacks, classifier.random)
     plan = sweep(attacks, budgets)
     keep_originals(images, folder)
     log = RowLog(folder.outcomes, columns(len(images.class_names)))
@@ -206,7 +228,8 @@ def evaluate(attacks: Mapping[str, Any], classifier: Classifier, images: Images,
     for name, budget, attack in plan:
         begun = any(key[:2] == (name, budget) for key in done)
         store = open_images(folder.adversarial(name, budget), (len(images), *images.shape), begun)
-        with track(len(images), f"{name} at {attack.norm} {budget:g}", "images") as progress:
+        at = f"closest in {attack.norm}" if is_closest(attack) else f"at {attack.norm} {budget:g}"
+        with track(len(images), f"{name} {at}", "images") as progress:
             for batch in work.batches():
                 work.attack(name, budget, attack, batch, store)
                 progress.advance(len(batch.images))

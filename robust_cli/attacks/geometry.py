@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from robust_cli.attacks.norms import Norm
+from robust_cli.attacks.norms import CUT, Norm
 from robust_cli.smoothing.noise import ImageDraws
 
 
@@ -18,6 +18,8 @@ def per_image(values: torch.Tensor) -> torch.Tensor:
 
 def size(delta: torch.Tensor, norm: str) -> torch.Tensor:
     """The norm of each image's perturbation, [n], in the precision of ``delta``."""
+    if Norm(norm) is Norm.std:
+        return size(delta, Norm.linf) / CUT
     order = {Norm.l1: 1.0, Norm.l2: 2.0, Norm.linf: float("inf")}[Norm(norm)]
     return torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
 
@@ -31,6 +33,8 @@ def project_ball(delta: torch.Tensor, budget: float, norm: str) -> torch.Tensor:
     """The nearest perturbation (in l2) whose norm is at most ``budget``, image by image."""
     if Norm(norm) is Norm.linf:
         return delta.clamp(-budget, budget)
+    if Norm(norm) is Norm.std:
+        return delta.clamp(-CUT * budget, CUT * budget)
     if Norm(norm) is Norm.l2:
         return delta * per_image((budget / size(delta, norm).clamp_min(1e-30)).clamp_max(1))
     return delta.sign() * (delta.abs() - per_image(_soft_threshold(delta, budget))).clamp_min(0)
@@ -44,9 +48,29 @@ def _soft_threshold(delta: torch.Tensor, budget: float) -> torch.Tensor:
     return excess.gather(1, last).squeeze(1).clamp_min(0)
 
 
+def project_l1_box(delta: torch.Tensor, images: torch.Tensor, budget: float) -> torch.Tensor:
+    """The nearest perturbation (in l2) with l1 norm at most ``budget`` that also keeps ``images`` in [0, 1], both at once.
+
+    Clipping after a projection on the ball would throw budget away, for where the box is near, most of it. The nearest point is
+    sgn(d) min(max(|d| - t, 0), room), room = the way to the box along d, t >= 0 the least at which the norm fits: the norm is
+    piecewise linear in t, so t is found exactly from its sorted breakpoints |d| and |d| - room (Croce and Hein 2021).
+    """
+    flat, length = delta.flatten(1), delta.flatten(1).abs()
+    room = torch.where(flat > 0, 1 - images.flatten(1), images.flatten(1)).clamp_min(0)
+    points, order = torch.cat([length, length - room], 1).sort(dim=1, descending=True)
+    slopes = torch.where(order < length.shape[1], 1.0, -1.0).to(delta.dtype)
+    slope, area = slopes.cumsum(1), (slopes * points).cumsum(1)
+    first = (area - points * slope < budget).sum(1, keepdim=True).clamp(1, points.shape[1]) - 1  # the norm fits down to here
+    threshold = (area.gather(1, first) - budget) / slope.gather(1, first).clamp_min(1)
+    return (flat.sign() * torch.minimum((length - threshold.clamp_min(0)).clamp_min(0), room)).view_as(delta)
+
+
 def project(candidates: torch.Tensor, images: torch.Tensor, budget: float, norm: str) -> torch.Tensor:
-    """Candidates moved into the ball around ``images``, then into the box, which can only bring them nearer. For the
-    steps of an attack: float32 rounding may leave the ball by a little; `settle` makes the final image exact."""
+    """Candidates moved into the ball around ``images``, then into the box, which can only bring them nearer; for l1 to the
+    nearest point of both. For the steps of an attack: float32 rounding may leave the ball by a little; `settle` makes the
+    final image exact."""
+    if Norm(norm) is Norm.l1:
+        return (images + project_l1_box(candidates - images, images, budget)).clamp_(0, 1)
     return (images + project_ball(candidates - images, budget, norm)).clamp_(0, 1)
 
 
@@ -68,6 +92,8 @@ def steepest(gradient: torch.Tensor, norm: str) -> torch.Tensor:
     l2: the gradient over its length; linf: its signs; l1: its largest entry alone. A gradient as small as float32 can hold
     keeps its direction; a zero gradient gives zero, and entries that are not finite count as zero.
     """
+    if Norm(norm) is Norm.std:
+        raise ValueError("steepest: expected l1, l2 or linf, got std, the scale of a noise")
     gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
     if Norm(norm) is Norm.linf:
         return gradient.sign()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from robust_cli.messages import check
+
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 MARGIN_CONFIDENCE = 50.0  # kappa of STN's code
 
@@ -18,6 +20,11 @@ def _others(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _own(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return logits.gather(1, labels[:, None]).squeeze(1)
+
+
+def lead(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """max_{j != y} z_j - z_y, [n]: above 0 where another class is answered."""
+    return _others(logits, labels).amax(1) - _own(logits, labels)
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -38,4 +45,38 @@ def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return -torch.relu(_own(logits, labels) - _others(logits, labels).amax(1) + MARGIN_CONFIDENCE)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}
+def difference_of_logits_ratio(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """-(z_y - max_{j != y} z_j) / (z_(1) - z_(3)), z_(k) the k-th largest logit: in [-1, 0] where the label leads, else above 0.
+
+    It changes neither with the scale nor with a shift of the logits, so a large scale cannot hide the gradient. Source: Croce
+    and Hein 2020, eq. 6. Where three logits are equal on top its denominator is taken as 1e-12. Raises Wrong with less than
+    three classes, which have no third logit.
+    """
+    check(logits.shape[1] >= 3, "loss", "another than difference_of_logits_ratio with less than 3 classes", logits.shape[1])
+    top = logits.topk(3, dim=1).values
+    return lead(logits, labels) / (top[:, 0] - top[:, 2]).clamp_min(1e-12)
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin,
+                           "difference_of_logits_ratio": difference_of_logits_ratio}
+
+
+def toward(targets: torch.Tensor, name: str) -> Loss:
+    """The targeted form of a loss: raised where the network comes nearer to answering ``targets``, int64 [n].
+
+    cross_entropy: log softmax(z)_t; margin: -max(0, max_{j != t} z_j - z_t + 50); difference_of_logits_ratio: -(z_y - z_t) over
+    z_(1) - (z_(3) + z_(4)) / 2 (Croce and Hein 2020, eq. 7), for which Wrong is raised with less than four classes. Logits
+    of several draws an image are taken image by image, as a smoothed classifier lays them.
+    """
+    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        wanted = targets.repeat_interleave(len(logits) // len(targets))
+        if name == "cross_entropy":
+            return -cross_entropy(logits, wanted)
+        if name == "margin":
+            return -torch.relu(_others(logits, wanted).amax(1) - _own(logits, wanted) + MARGIN_CONFIDENCE)
+        check(logits.shape[1] >= 4, "loss", f"another than {name} with less than 4 classes", logits.shape[1])
+        top = logits.topk(4, dim=1).values
+        spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
+        return (_own(logits, wanted) - _own(logits, labels)) / spread.clamp_min(1e-12)
+
+    return loss

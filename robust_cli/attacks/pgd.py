@@ -12,7 +12,7 @@ import torch
 
 from robust_cli.attacks.classifiers import Classifier, strongest
 from robust_cli.attacks.geometry import project, random_start, settle, steepest
-from robust_cli.attacks.losses import LOSSES
+from robust_cli.attacks.losses import LOSSES, Loss
 from robust_cli.attacks.norms import Norm
 from robust_cli.messages import check
 from robust_cli.smoothing.noise import ImageDraws
@@ -23,6 +23,16 @@ TRAVEL = 2.5  # default length of all steps together, in budgets: enough to cros
 def step_length(step_size: float | None, steps: int, budget: float) -> float:
     """The length of a step in pixel units: ``step_size`` budgets, by default 2.5 / steps of them."""
     return budget * (TRAVEL / steps if step_size is None else step_size)
+
+
+def ascend(classifier: Classifier, start: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws,
+           *, steps: int, length: float, budget: float, norm: str) -> torch.Tensor:
+    """The last of ``steps`` points, each ``length`` up the steepest direction from the one before, in the ball and the box."""
+    point = start
+    for _ in range(steps):
+        gradient, _ = classifier.gradient(point, labels, loss, draws)
+        point = project(point + length * steepest(gradient, norm), images, budget, norm)
+    return settle(point, images, budget, norm)
 
 
 @dataclass(frozen=True)
@@ -59,17 +69,10 @@ class Pgd:
     def __call__(self, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
         """Adversarial images float32 [n, C, H, W] in the ball and in [0, 1]."""
         assert self.budget is not None, "a budget has to be set"
-        ends = []
+        ends, length = [], step_length(self.step_size, self.steps, self.budget)
         for restart in range(self.restarts):
             at_random = self.random_start or restart > 0
             start = random_start(images, self.budget, self.norm, draws) if at_random else images
-            ends.append(self._ascend(classifier, start, images, labels, draws, self.budget))
+            ends.append(ascend(classifier, start, images, labels, LOSSES[self.loss], draws, steps=self.steps, length=length,
+                               budget=self.budget, norm=self.norm))
         return ends[0] if len(ends) == 1 else strongest(classifier, torch.stack(ends), labels, LOSSES[self.loss], draws)
-
-    def _ascend(self, classifier: Classifier, start: torch.Tensor, images: torch.Tensor, labels: torch.Tensor,
-                draws: ImageDraws, budget: float) -> torch.Tensor:
-        point, length = start, step_length(self.step_size, self.steps, budget)
-        for _ in range(self.steps):
-            gradient, _ = classifier.gradient(point, labels, LOSSES[self.loss], draws)
-            point = project(point + length * steepest(gradient, self.norm), images, budget, self.norm)
-        return settle(point, images, budget, self.norm)

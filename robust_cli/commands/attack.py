@@ -23,7 +23,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     """Attack a model: writes outcomes.csv, the adversarial images, and robust accuracy against budget."""
     from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
     from robust_cli.attacks.estimate import estimated_seconds
-    from robust_cli.attacks.evaluation import evaluate
+    from robust_cli.attacks.evaluation import check_suited, evaluate, is_closest
     from robust_cli.composing import subject as subjects
     from robust_cli.composing.build import build
     from robust_cli.reporting import results
@@ -33,6 +33,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     subject = subjects.load_subject(config, "attack")
     budgets = chosen_budgets(config, subject.dataset, {str(attack.norm) for attack in attacks.values()})
     noise_std = config.noise_std  # none where the base classifier is attacked
+    check_suited(attacks, noise_std is not None)
     announce(config, subject, noise_std, attacks, budgets)
     subjects.record(folder, config, subject.device, subject.images, subject.about["model_fingerprint"])
 
@@ -52,7 +53,8 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     folder.write_about({
         **subject.about, "classifier": config.classifier.value, "noise_std": noise_std,
         **through_noise(config), "budgets": budgets,
-        "attacks": {name: {"norm": str(a.norm), "settings": settings(config.attack[name])} for name, a in attacks.items()}})
+        "attacks": {name: {"norm": str(a.norm), "closest": is_closest(a), "settings": settings(config.attack[name])}
+                    for name, a in attacks.items()}})
     results.attacked(folder)
     say(f"run: {folder}")
     say(f"next: {after_evaluation(folder, config)}")
@@ -87,6 +89,7 @@ def settings(node: Any) -> dict[str, Any]:
 def announce(config: DictConfig, subject: Subject, noise_std: float | None, attacks: dict[str, Any],
              budgets: dict[str, list[float]]) -> None:
     """What will be done."""
+    from robust_cli.attacks.evaluation import is_closest
     from robust_cli.composing.subject import introduce
 
     introduce("attack", subject, config)
@@ -98,7 +101,8 @@ def announce(config: DictConfig, subject: Subject, noise_std: float | None, atta
             f"({config.objective.value}), outcomes decided by {config.decision_votes} fresh votes{papers}")
     for name, attack in attacks.items():
         sizes = ", ".join(f"{b:g}" for b in budgets[str(attack.norm)])
-        say(f"  {name}: {attack.norm} budgets {sizes}")
+        say(f"  {name}: closest in {attack.norm}, counted at {sizes}" if is_closest(attack) else
+            f"  {name}: {attack.norm} budgets {sizes}")
     for norm, asked in config.budgets.items():
         if asked is not None and norm not in budgets:
             say(f"  budgets.{norm} is not used: none of these attacks is measured in {norm}")

@@ -106,9 +106,12 @@ class Budgets:
 
     l2: list[float] | None = None
     linf: list[float] | None = None
+    l1: list[float] | None = None
+    std: list[float] | None = None
 
     def __post_init__(self) -> None:
-        for name, most, expected in (("l2", math.inf, "numbers > 0"), ("linf", 1.0, "numbers in (0, 1]")):
+        for name in ("l2", "linf", "l1", "std"):
+            most, expected = (1.0, "numbers in (0, 1]") if name == "linf" else (math.inf, "numbers > 0")
             sizes = getattr(self, name)
             if sizes is None:
                 continue

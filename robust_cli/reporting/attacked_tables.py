@@ -14,8 +14,9 @@ from robust_cli.reporting.load import Attacked
 from robust_cli.reporting.tables import EMPTY, Table, number, percent
 
 _ATTACKS = (
-    "Successes: images that are right when clean and fooled at this budget; distances are theirs, in the attack's norm, pixel "
-    "units. Forward and backward passes are means per image. Robust accuracy counts an image that is wrong when clean as fooled. "
+    "Successes: images that are right when clean and fooled at this budget; distances are theirs, in the attack's norm (l2 for "
+    "l1 and std), pixel units. Forward and backward passes are means per image. Robust accuracy counts an image that is wrong "
+    "when clean as fooled. "
     "The worst case counts an image as robust only if every attack failed on it.")
 _CHECK = (
     "Compared: images with a stored adversarial image at a distance below their radius R. Broken: another class has more of "

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from robust_cli.reporting import attacked_tables, certified_tables, figures, literature, records, tables
+from robust_cli.reporting.closest import closest_table
 from robust_cli.reporting.crosscheck import Check, check, same_classifier
 from robust_cli.reporting.lines import AnyLine, Line, attacked_lines, certified_lines, in_common
 from robust_cli.reporting.load import Attacked, Certified, Runs, load
@@ -101,7 +102,7 @@ def gather(runs: Runs, radii: ArrayLike | None = None) -> Content:
         found += [certified_tables.paired_table(certificates, at), certified_tables.certificates_table(certificates)]
     if attacks:
         summary.append(attacked_tables.accuracy_table(attacks))
-        found += attacked_tables.attack_tables(attacks)
+        found += [*attacked_tables.attack_tables(attacks), closest_table(attacks)]
     found += [attacked_tables.crosscheck_table(checks) if checks else None, literature.beside_ours(certificates),
               records.training_table(runs.trained) if runs.trained else None]
     lines: list[AnyLine] = [*certificates, *attacks]

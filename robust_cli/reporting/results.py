@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robust_cli.reporting import attacked_tables, certified_tables, figures
+from robust_cli.reporting import attacked_tables, certified_tables, closest, figures
 from robust_cli.reporting.lines import attacked_lines, certified_lines
 from robust_cli.reporting.load import Attacked, Certified, Trained, read
 from robust_cli.reporting.tables import Table, radius, write_csv
@@ -33,12 +33,15 @@ def certified(folder: RunFolder) -> None:
 
 
 def attacked(folder: RunFolder) -> None:
-    """Robust accuracy of an attack run: table on the screen, CSV and a curve a norm."""
+    """Robust accuracy of an attack run: tables on the screen, CSV and a curve a norm."""
     run = read(folder)
     assert isinstance(run, Attacked)
     lines = attacked_lines([run], [])
     _show(folder, attacked_tables.brief(run))
     _show(folder, attacked_tables.attack_table(lines), on_screen=False)
+    distances = closest.closest_table(lines)
+    if distances is not None:
+        _show(folder, distances)
     for norm in dict.fromkeys(line.norm for line in lines):
         _figure(folder, f"robust_accuracy_{norm}", figures.robust_figure([line for line in lines if line.norm == norm], norm))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -36,8 +37,12 @@ def _write_log(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """One line to standard output and to the log. No control characters."""
-    print(text, flush=True)
+    """One line to standard output and to the log. No control characters. A reader who has gone (`| head`) stops no run."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):  # later lines, and what is left in the buffer, go nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     _write_log(text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -87,8 +88,9 @@ class RunFolder:
         return self.path / "indices.npy"
 
     def adversarial(self, attack: str, budget: float) -> Path:
-        """Final images of one attack at one budget, in the order of `indices`."""
-        return self.path / "adversarial" / f"{attack}_{budget:g}.npy"
+        """Final images of one attack at one budget, infinity for the closest found, in the order of `indices`."""
+        size = "closest" if math.isinf(budget) else f"{budget:g}"
+        return self.path / "adversarial" / f"{attack}_{size}.npy"
 
     # results to look at
     def figure(self, name: str, suffix: str) -> Path:

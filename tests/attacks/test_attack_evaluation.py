@@ -19,7 +19,6 @@ from robust_cli.attacks.evaluation import evaluate, sweep
 from robust_cli.attacks.fgsm import Fgsm
 from robust_cli.attacks.pgd import Pgd
 from robust_cli.attacks.second_order import SecondOrder
-from robust_cli.attacks.summary import summarise
 from robust_cli.datasets.images import Images
 from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder
@@ -265,15 +264,3 @@ def test_a_folder_of_other_images_or_damaged_ones_is_refused(tmp_path: Path) -> 
     (tmp_path / "adversarial" / "fgsm_0.05.npy").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"fgsm_0\.05"):
         run(tmp_path)
-
-
-def test_summary_counts_every_image() -> None:
-    def row(attack: str, budget: float, robust: int, forward: float) -> dict[str, str]:
-        return {"attack": attack, "norm": "", "budget": str(budget), "robust": str(robust), "forward": str(forward),
-                "backward": str(forward / 2)}
-
-    found = summarise([row("none", 0, 1, 0), row("none", 0, 1, 0), row("none", 0, 1, 0), row("none", 0, 0, 0),
-                       row("a", 0.5, 1, 20), row("a", 0.5, 0, 20), row("a", 0.5, 0, 20), row("a", 0.5, 0, 0)])
-    assert [(s.attack, s.budget, s.images, s.accuracy) for s in found] == [("none", 0, 4, 0.75), ("a", 0.5, 4, 0.25)]
-    assert found[1].standard_error == pytest.approx((0.25 * 0.75 / 4) ** 0.5)
-    assert (found[0].forward, found[1].forward, found[1].backward) == (0, 20, 10)

@@ -1,4 +1,4 @@
-"""fgsm, pgd_linf and pgd_l2 against models whose worst case is known."""
+"""Attacks by gradients within a budget against models whose worst case is known."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ import torch
 import yaml
 from toy_victims import Halfspace, Identity, curved, draws, grey, random_images, uneven_weights
 
+from robust_cli.attacks.auto_pgd import AutoPgd
 from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
+from robust_cli.attacks.fgm import Fgm
 from robust_cli.attacks.fgsm import Fgsm
 from robust_cli.attacks.geometry import distances
 from robust_cli.attacks.losses import LOSSES
+from robust_cli.attacks.lrc import LongRangeCorrelated
 from robust_cli.attacks.pgd import Pgd
+from robust_cli.attacks.pgd_l1 import PgdL1
+from robust_cli.attacks.random_noise import GaussianNoise, UniformNoise
+from robust_cli.attacks.rfgsm import Rfgsm
 from robust_cli.attacks.second_order import SecondOrder
+from robust_cli.attacks.targeted import TargetedPgd
 from robust_cli.messages import Wrong
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "attack"
@@ -33,6 +40,15 @@ LINEAR: list[tuple[Any, int, float]] = [  # attack, order of the dual norm, shar
     (SecondOrder(norm="linf"), 1, 1.0),
     (SecondOrder(norm="l2", form="averaged"), 2, 1.0),
     (SecondOrder(norm="linf", form="averaged"), 1, 1.0),
+    (Fgm(), 2, 1.0),
+    (Rfgsm(start_size=1e-5), 1, 0.999),
+    (Pgd(norm="l2", loss="margin", steps=20), 2, 1.0),  # cw_pgd_l2
+    (AutoPgd(norm="linf", random_start=True, loss="margin"), 1, 0.9995),
+    (AutoPgd(norm="l2", loss="margin"), 2, 0.9995),
+    (AutoPgd(norm="l2", random_start=True, restarts=2), 2, 0.97),
+    (TargetedPgd(norm="linf"), 1, 1.0),
+    (TargetedPgd(norm="l2", loss="margin", targets=3), 2, 1.0),
+    (TargetedPgd(norm="l2", choice="likeliest", automatic=True), 2, 0.9995),
 ]
 
 
@@ -87,7 +103,12 @@ def test_a_saturated_model_is_attacked_all_the_same() -> None:
 
 ALL: list[Any] = [Fgsm(), Pgd(norm="linf", steps=5, random_start=True), Pgd(norm="l2", steps=5, restarts=2),
                   SecondOrder(steps=3), SecondOrder(norm="linf", form="averaged", steps=3),
-                  SecondOrder(power_iterations=2, subtract_gradient=True, steps=2)]
+                  SecondOrder(power_iterations=2, subtract_gradient=True, steps=2),
+                  Fgm(), Rfgsm(), PgdL1(steps=5, share=0.2, restarts=2), AutoPgd(norm="linf", steps=5, random_start=True),
+                  AutoPgd(norm="l2", steps=5, restarts=2, loss="margin"),
+                  TargetedPgd(norm="linf", steps=3, random_start=True, targets=2),
+                  TargetedPgd(norm="l2", steps=3, automatic=True),
+                  UniformNoise(samples=3), GaussianNoise(samples=3), LongRangeCorrelated(samples=3)]
 
 
 @pytest.mark.parametrize("attack", ALL)
@@ -101,7 +122,11 @@ def test_budget_and_box_hold_also_at_corners(attack: Any, budget: float) -> None
         assert found.dtype == torch.float32
         assert (distances(found, images, attack.norm) <= budget * (1 + 1e-9)).all()
         assert ((found >= 0) & (found <= 1)).all()
-        assert (distances(found, images, attack.norm) > 0).all()
+        moved = distances(found, images, attack.norm) > 0
+        if isinstance(attack, AutoPgd) or getattr(attack, "automatic", False):  # a start that is wrong already may stay best
+            assert float(moved.float().mean()) > 0.7
+        else:
+            assert moved.all()
 
 
 @pytest.mark.parametrize("attack", ALL)
@@ -134,7 +159,9 @@ def beats_noise(attack: Any) -> None:
 
 
 @pytest.mark.parametrize("attack", [Fgsm(), Pgd(norm="linf"), Pgd(norm="l2"), SecondOrder(),
-                                    SecondOrder(form="averaged", draws=30)])
+                                    SecondOrder(form="averaged", draws=30), Fgm(), Rfgsm(), AutoPgd(norm="linf", steps=40),
+                                    AutoPgd(norm="l2", steps=40), TargetedPgd(norm="linf", targets=2),
+                                    TargetedPgd(norm="l2", targets=2)])
 def test_stronger_than_noise_of_the_same_size(attack: Any) -> None:
     beats_noise(attack)
 
@@ -174,13 +201,25 @@ def test_one_broken_image_fails_no_other() -> None:
     (Fgsm, {"norm": "l2"}, "norm"), (Fgsm, {"loss": "hinge"}, "loss"), (Fgsm, {"budget": -0.1}, "budget"),
     (Pgd, {"norm": "l1"}, "norm"), (Pgd, {"steps": 0}, "steps"), (Pgd, {"step_size": 0.0}, "step_size"),
     (Pgd, {"restarts": 0}, "restarts"), (Pgd, {"loss": "x"}, "loss"), (Pgd, {"budget": float("nan")}, "budget"),
+    (Fgm, {"norm": "linf"}, "norm"), (Rfgsm, {"start_size": 0.0}, "start_size"), (PgdL1, {"share": 1.5}, "share"),
+    (PgdL1, {"norm": "l2"}, "norm"), (AutoPgd, {"norm": "l1"}, "norm"), (AutoPgd, {"progress": 1.0}, "progress"),
+    (TargetedPgd, {"choice": "worst"}, "choice"), (TargetedPgd, {"targets": 0}, "targets"),
+    (TargetedPgd, {"automatic": True, "step_size": 0.1}, "step_size"), (UniformNoise, {"samples": 0}, "samples"),
+    (GaussianNoise, {"norm": "linf"}, "norm"),
 ])
 def test_wrong_settings_are_named(make: Any, settings: dict[str, Any], name: str) -> None:
     with pytest.raises(Wrong, match=f"^{name}: expected"):
         make(**settings)
 
 
-@pytest.mark.parametrize("name", ["fgsm", "pgd_linf", "pgd_l2", "second_order"])
+NOT_THE_CLASS_DEFAULT = {"pgd_linf": {"random_start": True}, "auto_pgd_linf": {"random_start": True},
+                         "pgd_targeted_linf": {"random_start": True}, "cw_pgd_l2": {"steps": 20, "loss": "margin"}}
+BUDGET_ATTACKS = ["fgsm", "pgd_linf", "pgd_l2", "second_order", "fgm", "rfgsm", "pgd_l1", "auto_pgd_linf", "auto_pgd_l2",
+                  "cw_pgd_l2", "pgd_targeted_linf", "pgd_targeted_l2", "uniform_noise", "gaussian_noise", "lrc",
+                  "square_linf", "square_l2"]
+
+
+@pytest.mark.parametrize("name", BUDGET_ATTACKS)
 def test_configs_say_every_setting_with_its_default(name: str) -> None:
     text = (CONF / f"{name}.yaml").read_text()
     lines = text.splitlines()
@@ -192,4 +231,4 @@ def test_configs_say_every_setting_with_its_default(name: str) -> None:
     module, _, attribute = settings.pop("_target_").rpartition(".")
     made = getattr(importlib.import_module(module), attribute)(**settings)
     assert set(settings) == {field.name for field in fields(made)}
-    assert made == type(made)(norm=settings["norm"], **({"random_start": True} if name == "pgd_linf" else {}))
+    assert made == type(made)(norm=settings["norm"], **NOT_THE_CLASS_DEFAULT.get(name, {}))

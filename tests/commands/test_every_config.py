@@ -13,6 +13,7 @@ from robust_cli.runs.folder import RunFolder
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 STEP = ("training.epochs=1", "training.batch_size=2", "subset=first:4")
+BASE_ONLY = ("square_linf", "square_l2", "deepfool", "ddn", "fmn_l2", "fmn_linf", "carlini_wagner")
 SPECIAL = {"steps": ["training.milestones=[1]"], "plateau": ["dataset.validation=0.25"]}
 
 
@@ -76,9 +77,22 @@ def test_every_certificate_runs_alone_with_both_kinds_of_bounds(certificate: str
 @pytest.mark.parametrize("classifier", ["base", "smoothed"])
 @pytest.mark.parametrize("attack", names("attack"))
 def test_every_attack_runs_on_both_kinds_of_classifier(attack: str, classifier: str, trained: RunFolder, data: Path) -> None:
-    steps = [] if attack == "fgsm" else [f"attack.{attack}.steps=2"]
-    run = robust("attack", f"run={trained}", f"attack={attack}", f"classifier={classifier}", "subset=first:2", *steps,
-                 "budgets.l2=[1.0]", "budgets.linf=[0.1]", "decision_votes=20", "gradient_draws=2").folder
+    small = [f"attack.{attack}.{key}=2" for key in ("steps", "queries", "samples") if f"\n{key}: " in
+             (CONF / "attack" / f"{attack}.yaml").read_text()]
+    if attack in BASE_ONLY and classifier == "smoothed":
+        refused = robust("attack", f"run={trained}", f"attack={attack}", "classifier=smoothed", "subset=first:2", *small)
+        assert refused.code != 0
+        assert "expected a base classifier" in refused.err
+        return
+    closest = "\nbudget:" not in (CONF / "attack" / f"{attack}.yaml").read_text()
+    if closest and classifier == "smoothed":
+        refused = robust("attack", f"run={trained}", f"attack={attack}", "classifier=smoothed", "subset=first:2", *small)
+        assert refused.code != 0
+        assert f"attack.{attack}: expected a base classifier" in refused.err
+        return
+    run = robust("attack", f"run={trained}", f"attack={attack}", f"classifier={classifier}", "subset=first:2", *small,
+                 "budgets.l2=[1.0]", "budgets.linf=[0.1]", "budgets.l1=[5.0]", "budgets.std=[0.1]",
+                 "decision_votes=20", "gradient_draws=2").folder
     assert run.read_about()["classifier"] == classifier
 
 
