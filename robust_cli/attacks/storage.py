@@ -35,8 +35,15 @@ def keep_originals(images: Images, folder: RunFolder) -> None:
             with part.open("wb") as file:
                 np.save(file, array)
             os.replace(part, path)
-        elif not np.array_equal(np.load(path), array):
+        elif not np.array_equal(_stored(path), array):
             raise UserError(f"{path}: expected the images of this run, found others; begin a new run instead of resuming it")
+
+
+def _stored(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: expected the images of this run, found a damaged file ({error}); begin a new run") from error
 
 
 def open_images(path: Path, shape: tuple[int, ...], begun: bool) -> np.memmap[Any, Any]:

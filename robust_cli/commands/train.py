@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robust_cli.commands.following import after_training
 from robust_cli.composing.task import command
-from robust_cli.runs.console import duration, say, table
+from robust_cli.runs.console import duration, say, table, track
 from robust_cli.runs.folder import RunFolder
 from robust_cli.training.settings import Training
 
@@ -52,8 +52,8 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     say(f"  about {duration(estimated_seconds(model, regime, train, settings, **how))} for all epochs")
     result = fit(model, regime, train, validation, settings, folder=folder, **how)
     save(model, folder.model)
-    say(f"testing on {len(test)} images")
-    right = accuracy(model, test, settings.batch_size, device)
+    with track(len(test), "test", "images") as progress:
+        right = accuracy(model, test, settings.batch_size, device, progress)
     folder.write_about({
         "command": "train", **names, "seed": config.seed, "model_fingerprint": subject.mark(model, config, dataset, "fp32"),
         "training_noise_std": regime.noise_std, "classes": len(dataset.class_names), "class_names": list(dataset.class_names),

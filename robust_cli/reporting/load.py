@@ -18,6 +18,9 @@ from robust_cli.runs.folder import RunFolder
 
 CERTIFICATES = ("certificate", "bounds", "index", "label", "predicted", "majority", "p1_lower", "p2_upper", "radius")
 OUTCOMES = ("attack", "norm", "budget", "index", "label", "predicted", "robust", "l2", "linf", "forward", "backward")
+_OF_ALL = ("dataset", "model", "regime", "seed", "model_fingerprint", "classes")
+_NEEDED = {"train": _OF_ALL, "certify": (*_OF_ALL, "noise_std", "failure_probability", "samples", "certificates"),
+           "attack": (*_OF_ALL, "classifier", "attacks")}
 CLEAN = "none"  # the attack of the rows that hold each image's clean outcome
 _FLOATS = ("radius", "p1_lower", "p2_upper", "budget", "l2", "linf")  # read to the last bit
 # Settings that say where and how fast a run works, or its seed: runs that differ only in these differ in nothing but the seed.
@@ -161,6 +164,9 @@ def _folders(paths: Sequence[Path | str]) -> list[RunFolder]:
 def read(folder: RunFolder) -> Run:
     """One complete run. Raises UserError when a file is damaged or its command is none that a report reads."""
     about, provenance = folder.read_about(), _provenance(folder)
+    absent = [key for key in _NEEDED.get(folder.command, ()) if key not in about]
+    if absent:
+        raise UserError(f"{folder.about}: damaged, it has no {', '.join(absent)}; take a copy of it, or leave the run out")
     if folder.command == "train":
         return Trained(folder, about, provenance, _csv(folder.metrics, ("epoch",)), _settings(folder))
     if folder.command == "certify":
@@ -186,7 +192,7 @@ def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise UserError(f"{path}: expected a table with the columns {','.join(columns)} ({error})") from error
     missing = [c for c in columns if c not in table.columns]
     if missing:
-        raise UserError(f"{path}: expected the columns {','.join(columns)}, {','.join(missing)} missing")
+        raise UserError(f"{path}: expected the columns {','.join(columns)}, {','.join(missing)} missing; the file is damaged")
     return table
 
 

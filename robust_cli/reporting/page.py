@@ -157,8 +157,17 @@ def _combined(dataset: str, certificates: Sequence[Line[Certified]], attacks: Se
         if against:
             found.append(Picture(f"combined_{dataset}_{k + 1}", figures.combined_figure(mine, against),
                                  f"One smoothed classifier ({in_common([*mine, *against])}): what is proven from below, what "
-                                 "attacks leave from above. The true robust accuracy lies between the two."))
+                                 "attacks leave from above. " + _between([*mine, *against])))
     return found
+
+
+def _between(lines: Sequence[Line[Any]]) -> str:
+    """What a picture of certified and attacked lines says about the truth."""
+    images = {frozenset(table["index"]) for line in lines for table in line.tables}
+    if len(images) == 1:
+        return "The true robust accuracy lies between the two."
+    return ("Not all lines are of the same images (see the tables): on images that two of them share, the true robust "
+            "accuracy lies between the two.")
 
 
 def _html(content: Content, folder: RunFolder) -> str:

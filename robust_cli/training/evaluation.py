@@ -7,22 +7,28 @@ import torch
 from robust_cli.datasets.images import Images
 from robust_cli.models.classifier import frozen
 from robust_cli.regimes.batch import Batch, Progress, Regime
+from robust_cli.runs.console import Track
 from robust_cli.runs.streams import key64
 
 _SHARE = 0.1  # a class is known when it is predicted for at least this share of its own number of images
 
 
-def predictions(model: torch.nn.Module, images: Images, batch_size: int, device: torch.device) -> torch.Tensor:
+def predictions(model: torch.nn.Module, images: Images, batch_size: int, device: torch.device,
+                progress: Track | None = None) -> torch.Tensor:
     """The class of the largest logit of each image, int64 [N] on the CPU; evaluation mode, no gradients."""
-    held = images.to(device)
-    blocks = torch.arange(len(held), device=device).split(batch_size)
+    held, found = images.to(device), []
     with frozen(model), torch.no_grad():
-        return torch.cat([model(held.float(positions)).argmax(1) for positions in blocks]).cpu()
+        for positions in torch.arange(len(held), device=device).split(batch_size):
+            found.append(model(held.float(positions)).argmax(1))
+            if progress is not None:
+                progress.advance(len(positions))
+    return torch.cat(found).cpu()
 
 
-def accuracy(model: torch.nn.Module, images: Images, batch_size: int, device: torch.device) -> float:
+def accuracy(model: torch.nn.Module, images: Images, batch_size: int, device: torch.device,
+             progress: Track | None = None) -> float:
     """Share of the images whose largest logit is their label, in [0, 1]."""
-    predicted = predictions(model, images, batch_size, device)
+    predicted = predictions(model, images, batch_size, device, progress)
     return float((predicted == images.labels.cpu()).double().mean())
 
 

@@ -264,3 +264,6 @@ def test_a_folder_of_other_images_or_damaged_ones_is_refused(tmp_path: Path) -> 
     (tmp_path / "adversarial" / "fgsm_0.05.npy").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"fgsm_0\.05"):
         run(tmp_path)
+    (tmp_path / "originals.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"originals\.npy: expected the images of this run, found a damaged file"):
+        run(tmp_path)

@@ -120,3 +120,14 @@ def test_in_another_precision_the_training_is_found_by_its_seed_and_names(build)
     right, wrong = (build.certify(f"c{seed}", rows, train_seed=seed, **said) for seed in (3, 4))
     found = load([right.path, wrong.path]).certified
     assert [run.training is not None for run in found] == [True, False]
+
+
+@pytest.mark.parametrize("key", ["failure_probability", "certificates", "model_fingerprint"])
+def test_a_run_that_does_not_say_what_it_is_about_is_refused_in_one_line(build, key):
+    folder = build.certify("c", {"renyi": [(1, 0, 0, 0.1)]})
+    about = folder.read_about()
+    del about[key]
+    folder.write_about(about)
+    with pytest.raises(UserError, match=f"about.json: damaged, it has no {key};") as refused:
+        load([folder.path])
+    assert "\n" not in str(refused.value)

@@ -15,7 +15,7 @@ from robust_cli.messages import UserError
 from robust_cli.reporting import figures
 from robust_cli.reporting.lines import certified_lines
 from robust_cli.reporting.load import load
-from robust_cli.reporting.page import write_report
+from robust_cli.reporting.page import _between, write_report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -181,3 +181,11 @@ def test_the_drawn_curve_is_never_above_the_true_one(build):
     middle = (x[:-1] + x[1:]) / 2
     assert drawn.get_drawstyle() == "steps-pre"
     assert all(y[k + 1] <= 100 * np.mean(radii >= m) + 1e-9 for k, m in enumerate(middle))
+
+
+@pytest.mark.parametrize(("second", "words"), [((0, 1), "The true robust accuracy lies"), ((0, 2), "Not all lines are of the")])
+def test_the_combined_picture_says_when_its_lines_are_of_other_images(build, second, words):
+    runs = [build.certify(f"c{k}", {"renyi": [(i, 0, 0, 0.1) for i in images]}, model_fingerprint=f"f{k}")
+            for k, images in enumerate(((0, 1), second))]
+    lines = certified_lines(load([run.path for run in runs]).certified, [])
+    assert words in _between(lines)
