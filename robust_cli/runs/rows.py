@@ -58,6 +58,11 @@ class RowLog:
         self._append(text.getvalue())
 
     def read(self) -> list[dict[str, str]]:
-        """All whole rows, as text by column."""
+        """All whole rows, as text by column. Raises UserError for a row with more or fewer cells than columns."""
         with self.path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            rows = list(csv.reader(file))[1:]
+        for number, row in enumerate(rows, start=2):
+            if len(row) != len(self.columns):
+                raise UserError(f"{self.path}, line {number}: expected {len(self.columns)} cells, found {len(row)}; the file is "
+                                "damaged: start a new run")
+        return [dict(zip(self.columns, row, strict=True)) for row in rows]

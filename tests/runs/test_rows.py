@@ -33,6 +33,15 @@ def test_a_file_cut_at_any_byte_goes_on_with_its_whole_rows(tmp_path: Path) -> N
         assert cut.read_bytes() == content
 
 
+@pytest.mark.parametrize("row", ["3", "3,4,5", ""])
+def test_a_row_of_another_length_is_refused(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "rows.csv"
+    RowLog(path, COLUMNS).append([[1, 2]])
+    path.write_text(path.read_text() + row + "\n")
+    with pytest.raises(UserError, match=r"line 3: expected 2 cells, found \d; the file is damaged"):
+        RowLog(path, COLUMNS).read()
+
+
 def test_other_columns_are_refused(tmp_path: Path) -> None:
     RowLog(tmp_path / "rows.csv", ["index", "other"]).append([[1, 2]])
     with pytest.raises(UserError, match="expected the columns index,votes"):
