@@ -16,7 +16,7 @@ from toy_victims import Halfspace, Identity, curved, random_images, uneven_weigh
 
 from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
 from robust_cli.attacks.evaluation import evaluate, sweep
-from robust_cli.attacks.fgsm import Fgsm
+from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.pgd import Pgd
 from robust_cli.attacks.second_order import SecondOrder
 from robust_cli.datasets.images import Images
@@ -25,7 +25,7 @@ from robust_cli.runs.folder import RunFolder
 from robust_cli.smoothing.noise import ImageDraws
 
 BUDGETS = {"l2": [0.4, 0.1], "linf": [0.05]}
-ATTACKS: dict[str, Any] = {"pgd_l2": Pgd(norm="l2", steps=4, random_start=True), "fgsm": Fgsm()}
+ATTACKS: dict[str, Any] = {"pgd_l2": Pgd(norm="l2", steps=4, random_start=True), "fgsm": FastGradient()}
 
 
 def subset(n: int = 8, classes: int = 3) -> Images:
@@ -173,7 +173,7 @@ def test_a_smoothed_classifier_is_decided_by_fresh_votes(tmp_path: Path) -> None
 @pytest.mark.parametrize(("counts", "clean", "attacked"), [([5, 5, 0], 0, 0), ([6, 4, 0], 1, 1), ([4, 6, 0], 0, 0)])
 def test_a_tie_counts_as_fooled(tmp_path: Path, counts: list[int], clean: int, attacked: int) -> None:
     images = subset(1)  # label 0, which a plain argmax would give on a tie
-    rows = run(tmp_path, images=images, classifier=SmoothedClassifier(curved(), 0.1, 1), attacks={"fgsm": Fgsm()},
+    rows = run(tmp_path, images=images, classifier=SmoothedClassifier(curved(), 0.1, 1), attacks={"fgsm": FastGradient()},
                decide=lambda images, indices, purpose: np.array([counts]))
     assert [int(r["robust"]) for r in rows] == [clean, attacked]
     assert rows[0]["predicted"] == {5: "-1", 6: "0", 4: "1"}[counts[0]]
@@ -186,7 +186,7 @@ def test_fooled_clean_stays_fooled_whatever_the_attack_does(tmp_path: Path) -> N
         return 10 * torch.eye(3).long()[[labels[int(i)] for i in indices]]
 
     classifier = SmoothedClassifier(curved(), 0.1, 1)
-    rows = run(tmp_path, images=subset(3), classifier=classifier, attacks={"fgsm": Fgsm()}, decide=decide)
+    rows = run(tmp_path, images=subset(3), classifier=classifier, attacks={"fgsm": FastGradient()}, decide=decide)
     assert [int(r["robust"]) for r in rows] == [1, 0, 1, 1, 0, 1]
     assert rows[4]["votes_2"] == "10"
     assert float(rows[4]["l2"]) == 0
@@ -241,9 +241,10 @@ def test_a_setting_that_the_classifier_rules_out_is_named_with_its_place(tmp_pat
 
 
 @pytest.mark.parametrize(("attacks", "budgets", "said"), [
-    ({"none": Fgsm()}, {"linf": [0.1]}, "attack.none"), ({"fgsm": Fgsm()}, {"l2": [0.1]}, "budgets.linf: expected at least one"),
-    ({"fgsm": Fgsm()}, {"linf": [0.0, 0.1]}, "> 0"), ({"fgsm": Fgsm()}, {"linf": [float("nan")]}, "> 0"),
-    ({"fgsm": Fgsm()}, {"linf": [0.1, 0.1 + 1e-9]}, "six digits"),
+    ({"none": FastGradient()}, {"linf": [0.1]}, "attack.none"),
+    ({"fgsm": FastGradient()}, {"l2": [0.1]}, "budgets.linf: expected at least one"),
+    ({"fgsm": FastGradient()}, {"linf": [0.0, 0.1]}, "> 0"), ({"fgsm": FastGradient()}, {"linf": [float("nan")]}, "> 0"),
+    ({"fgsm": FastGradient()}, {"linf": [0.1, 0.1 + 1e-9]}, "six digits"),
 ])
 def test_wrong_budgets(attacks: dict[str, Any], budgets: dict[str, list[float]], said: str) -> None:
     with pytest.raises(UserError, match=said):
@@ -251,7 +252,7 @@ def test_wrong_budgets(attacks: dict[str, Any], budgets: dict[str, list[float]],
 
 
 def test_the_sweep_sets_budgets_in_ascending_order() -> None:
-    plan = sweep({"a": Pgd(), "b": Fgsm()}, {"l2": [1, 0.5, 0.5], "linf": [0.1]})
+    plan = sweep({"a": Pgd(), "b": FastGradient()}, {"l2": [1, 0.5, 0.5], "linf": [0.1]})
     assert [(name, budget, attack.budget) for name, budget, attack in plan] == [("a", 0.5, 0.5), ("a", 1.0, 1.0), ("b", 0.1, 0.1)]
 
 

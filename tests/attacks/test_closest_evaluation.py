@@ -18,14 +18,14 @@ from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
 from robust_cli.attacks.deepfool import DeepFool
 from robust_cli.attacks.estimate import estimated_seconds
 from robust_cli.attacks.evaluation import check_suited, evaluate, is_closest, sweep
-from robust_cli.attacks.fgsm import Fgsm
+from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.fmn import Fmn
 from robust_cli.attacks.pgd import Pgd
 from robust_cli.datasets.images import Images
 from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder
 
-ATTACKS: dict[str, Any] = {"deepfool": DeepFool(), "fmn_linf": Fmn(norm="linf", steps=20), "fgsm": Fgsm()}
+ATTACKS: dict[str, Any] = {"deepfool": DeepFool(), "fmn_linf": Fmn(norm="linf", steps=20), "fgsm": FastGradient()}
 BUDGETS = {"l2": [0.1, 0.4], "linf": [0.05]}
 
 
@@ -99,7 +99,7 @@ def test_a_random_classifier_is_refused_in_one_line(tmp_path: Path) -> None:
         run(tmp_path, classifier=smoothed, decide=lambda *_: np.zeros((3, 3)))
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "outcomes.csv").exists()
-    check_suited({"fgsm": Fgsm()}, random=True)
+    check_suited({"fgsm": FastGradient()}, random=True)
 
 
 def test_the_estimate_takes_it_once() -> None:

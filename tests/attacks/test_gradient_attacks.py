@@ -14,8 +14,7 @@ from toy_victims import Halfspace, Identity, curved, draws, grey, random_images,
 
 from robust_cli.attacks.auto_pgd import AutoPgd
 from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
-from robust_cli.attacks.fgm import Fgm
-from robust_cli.attacks.fgsm import Fgsm
+from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.geometry import distances
 from robust_cli.attacks.losses import LOSSES
 from robust_cli.attacks.lrc import LongRangeCorrelated
@@ -29,7 +28,7 @@ from robust_cli.messages import Wrong
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "attack"
 LINEAR: list[tuple[Any, int, float]] = [  # attack, order of the dual norm, share of the worst case it has to reach
-    (Fgsm(), 1, 1.0),
+    (FastGradient(), 1, 1.0),
     (Pgd(norm="linf", random_start=True), 1, 1.0),
     (Pgd(norm="linf", steps=7), 1, 1.0),
     (Pgd(norm="linf", loss="margin", restarts=2), 1, 1.0),
@@ -40,7 +39,7 @@ LINEAR: list[tuple[Any, int, float]] = [  # attack, order of the dual norm, shar
     (SecondOrder(norm="linf"), 1, 1.0),
     (SecondOrder(norm="l2", form="averaged"), 2, 1.0),
     (SecondOrder(norm="linf", form="averaged"), 1, 1.0),
-    (Fgm(), 2, 1.0),
+    (FastGradient(norm="l2"), 2, 1.0),
     (Rfgsm(start_size=1e-5), 1, 0.999),
     (Pgd(norm="l2", loss="margin", steps=20), 2, 1.0),  # cw_pgd_l2
     (AutoPgd(norm="linf", random_start=True, loss="margin"), 1, 0.9995),
@@ -84,7 +83,7 @@ def test_an_attack_that_returns_its_input_fails_these_tests(norm: str) -> None:
 def test_cross_entropy_rises_by_the_exact_amount() -> None:
     weight, budget = uneven_weights(), 0.05
     model, images, labels = Halfspace(weight, bias=0.3), grey(1), torch.tensor([1])
-    for attack, order in ((Fgsm(budget=budget), 1), (Pgd(norm="l2", random_start=False, budget=budget), 2)):
+    for attack, order in ((FastGradient(budget=budget), 1), (Pgd(norm="l2", random_start=False, budget=budget), 2)):
         found = attack(BaseClassifier(model), images, labels, draws(1))
         worst = float(model(images)[0, 1].detach()) - budget * float(torch.linalg.vector_norm(weight, ord=order))
         loss = LOSSES["cross_entropy"](model(found), labels).detach()
@@ -94,17 +93,18 @@ def test_cross_entropy_rises_by_the_exact_amount() -> None:
 def test_a_saturated_model_is_attacked_all_the_same() -> None:
     """Far from the boundary (a logit of 80), the gradient is about 1e-35: its direction still counts."""
     model = Halfspace(uneven_weights(), bias=80.0)
-    for attack, order in ((Fgsm(budget=0.1), 1), (Pgd(norm="l2", random_start=False, budget=0.1), 2)):
+    for attack, order in ((FastGradient(budget=0.1), 1), (Pgd(norm="l2", random_start=False, budget=0.1), 2)):
         found = attack(BaseClassifier(model), grey(1), torch.tensor([1]), draws(1))
         with torch.no_grad():
             drop = float((model(grey(1)) - model(found))[0, 1])
         assert drop == pytest.approx(0.1 * float(torch.linalg.vector_norm(uneven_weights(), ord=order)), rel=1e-3)
 
 
-ALL: list[Any] = [Fgsm(), Pgd(norm="linf", steps=5, random_start=True), Pgd(norm="l2", steps=5, restarts=2),
+ALL: list[Any] = [FastGradient(), Pgd(norm="linf", steps=5, random_start=True), Pgd(norm="l2", steps=5, restarts=2),
                   SecondOrder(steps=3), SecondOrder(norm="linf", form="averaged", steps=3),
                   SecondOrder(power_iterations=2, subtract_gradient=True, steps=2),
-                  Fgm(), Rfgsm(), PgdL1(steps=5, share=0.2, restarts=2), AutoPgd(norm="linf", steps=5, random_start=True),
+                  FastGradient(norm="l2"), Rfgsm(), PgdL1(steps=5, share=0.2, restarts=2),
+                  AutoPgd(norm="linf", steps=5, random_start=True),
                   AutoPgd(norm="l2", steps=5, restarts=2, loss="margin"),
                   TargetedPgd(norm="linf", steps=3, random_start=True, targets=2),
                   TargetedPgd(norm="l2", steps=3, automatic=True),
@@ -158,8 +158,9 @@ def beats_noise(attack: Any) -> None:
     assert int((found > torch.stack(noisy).amax(0)).sum()) >= 27
 
 
-@pytest.mark.parametrize("attack", [Fgsm(), Pgd(norm="linf"), Pgd(norm="l2"), SecondOrder(),
-                                    SecondOrder(form="averaged", draws=30), Fgm(), Rfgsm(), AutoPgd(norm="linf", steps=40),
+@pytest.mark.parametrize("attack", [FastGradient(), Pgd(norm="linf"), Pgd(norm="l2"), SecondOrder(),
+                                    SecondOrder(form="averaged", draws=30), FastGradient(norm="l2"), Rfgsm(),
+                                    AutoPgd(norm="linf", steps=40),
                                     AutoPgd(norm="l2", steps=40), TargetedPgd(norm="linf", targets=2),
                                     TargetedPgd(norm="l2", targets=2)])
 def test_stronger_than_noise_of_the_same_size(attack: Any) -> None:
@@ -176,7 +177,7 @@ def test_restarts_only_help_and_steps_help() -> None:
     one, five = (after(Pgd(norm="linf", steps=2, random_start=True, restarts=r, budget=0.3)) for r in (1, 5))
     assert (five >= one - 1e-6).all()  # the first restart has the same draws
     assert float((five - one).mean()) > 0
-    fgsm = loss(model(Fgsm(budget=0.3)(classifier, images, labels, draws(30))), labels).detach()
+    fgsm = loss(model(FastGradient(budget=0.3)(classifier, images, labels, draws(30))), labels).detach()
     assert float(after(Pgd(norm="linf", budget=0.3)).mean()) > float(fgsm.mean())
 
 
@@ -198,10 +199,10 @@ def test_one_broken_image_fails_no_other() -> None:
 
 
 @pytest.mark.parametrize(("make", "settings", "name"), [
-    (Fgsm, {"norm": "l2"}, "norm"), (Fgsm, {"loss": "hinge"}, "loss"), (Fgsm, {"budget": -0.1}, "budget"),
+    (FastGradient, {"loss": "hinge"}, "loss"), (FastGradient, {"budget": -0.1}, "budget"),
     (Pgd, {"norm": "l1"}, "norm"), (Pgd, {"steps": 0}, "steps"), (Pgd, {"step_size": 0.0}, "step_size"),
     (Pgd, {"restarts": 0}, "restarts"), (Pgd, {"loss": "x"}, "loss"), (Pgd, {"budget": float("nan")}, "budget"),
-    (Fgm, {"norm": "linf"}, "norm"), (Rfgsm, {"start_size": 0.0}, "start_size"), (PgdL1, {"share": 1.5}, "share"),
+    (FastGradient, {"norm": "l1"}, "norm"), (Rfgsm, {"start_size": 0.0}, "start_size"), (PgdL1, {"share": 1.5}, "share"),
     (PgdL1, {"norm": "l2"}, "norm"), (AutoPgd, {"norm": "l1"}, "norm"), (AutoPgd, {"progress": 1.0}, "progress"),
     (TargetedPgd, {"choice": "worst"}, "choice"), (TargetedPgd, {"targets": 0}, "targets"),
     (TargetedPgd, {"automatic": True, "step_size": 0.1}, "step_size"), (UniformNoise, {"samples": 0}, "samples"),

@@ -10,7 +10,7 @@ import torch
 from toy_victims import PIXELS, Identity, Polynomial, draws, grey, symmetric
 
 from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
-from robust_cli.attacks.fgsm import Fgsm
+from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.geometry import random_direction
 from robust_cli.attacks.losses import margin
 from robust_cli.attacks.pgd import Pgd
@@ -43,7 +43,7 @@ def finds_the_top_eigenvalue(attack: Any) -> None:
 
 def test_zero_gradient_stops_first_order_attacks_and_not_this_one() -> None:
     hessian, _ = symmetric([4.0, 1.0, 0.5, -3.0])
-    for attack in (Fgsm(loss="margin", budget=BUDGET), Pgd(loss="margin", budget=BUDGET)):
+    for attack in (FastGradient(loss="margin", budget=BUDGET), Pgd(loss="margin", budget=BUDGET)):
         assert (rise(Polynomial(hessian), attack) == 0).all()
     finds_the_top_eigenvalue(replace(SINGLE, steps=40, step_size=0.5))
     with pytest.raises(AssertionError):

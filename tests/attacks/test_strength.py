@@ -12,8 +12,7 @@ from toy_victims import Identity, draws
 
 from robust_cli.attacks.auto_pgd import AutoPgd, checkpoints
 from robust_cli.attacks.classifiers import BaseClassifier
-from robust_cli.attacks.fgm import Fgm
-from robust_cli.attacks.fgsm import Fgsm
+from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.losses import LOSSES
 from robust_cli.attacks.pgd import Pgd
 from robust_cli.attacks.pgd_l1 import PgdL1
@@ -65,7 +64,8 @@ def noise_standing(norm: str, trained: Trained) -> float:
     return float(right.float().mean())
 
 
-STRONG: list[Any] = [Fgsm(), Rfgsm(), Fgm(), PgdL1(), Pgd(norm="l2"), Pgd(norm="l2", loss="margin", steps=20), Pgd(norm="linf"),
+STRONG: list[Any] = [FastGradient(), Rfgsm(), FastGradient(norm="l2"), PgdL1(), Pgd(norm="l2"),
+                     Pgd(norm="l2", loss="margin", steps=20), Pgd(norm="linf"),
                      AutoPgd(norm="linf"), AutoPgd(norm="l2"), AutoPgd(norm="linf", loss="difference_of_logits_ratio"),
                      AutoPgd(norm="l2", loss="difference_of_logits_ratio"),
                      TargetedPgd(norm="linf", targets=9, choice="likeliest"),
@@ -91,7 +91,7 @@ def test_an_attack_that_returns_its_input_fails(norm: str, trained: Trained) -> 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_auto_steps_are_not_weaker_than_fixed_ones_and_both_leave_single_steps_behind(norm: str, trained: Trained) -> None:
     model, images, labels = trained
-    one = standing(Fgm() if norm == "l2" else Fgsm(), trained)
+    one = standing(FastGradient(norm="l2") if norm == "l2" else FastGradient(), trained)
     fixed, auto = standing(Pgd(norm=norm, steps=40), trained), standing(AutoPgd(norm=norm, steps=40), trained)
     assert auto <= fixed <= one
     budget, loss = BUDGETS[norm], LOSSES["cross_entropy"]
