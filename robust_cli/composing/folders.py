@@ -24,7 +24,7 @@ from robust_cli.composing.final import absolute_paths, config_folders, final, pl
 from robust_cli.composing.names import PARTS, chosen
 from robust_cli.composing.saved_run import load_run
 from robust_cli.messages import UserError
-from robust_cli.runs.folder import RunFolder, claim
+from robust_cli.runs.folder import RunFolder, claim, shown
 
 OUTPUTS = "outputs"
 BOOKKEEPING = ("config.yaml", "provenance.json", "status.json", "about.json", "log.txt")
@@ -167,9 +167,3 @@ def claimed_sweep() -> str | None:
     """The folder of the sweep that this process began, if any."""
     found = next((folder for folder in _claimed if (folder / "multirun.yaml").exists()), None)
     return shown(found) if found else None
-
-
-def shown(path: Path) -> str:
-    """A path as a user would type it: relative where it lies below the working folder."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

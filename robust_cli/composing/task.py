@@ -26,7 +26,7 @@ from robust_cli.composing.resuming import same
 from robust_cli.composing.saved_run import read_checked
 from robust_cli.messages import UserError, Wrong
 from robust_cli.runs import console
-from robust_cli.runs.folder import RunFolder
+from robust_cli.runs.folder import RunFolder, shown
 
 Body = Callable[[DictConfig, RunFolder], None]
 
@@ -90,7 +90,7 @@ class Command:
         alone = settings.mode != RunMode.MULTIRUN
         # Relative where that is possible: this is what the user reads and types again.
         path = Path(settings.runtime.output_dir)
-        folder = RunFolder(path if settings.job.chdir else folders.shown(path))
+        folder = RunFolder(path if settings.job.chdir else shown(path))
         try:
             self._run(final(config, settings), folder, alone)
         except (UserError, Wrong, OSError) as error:
