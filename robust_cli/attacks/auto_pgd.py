@@ -13,7 +13,7 @@ import torch
 
 from robust_cli.attacks.classifiers import Classifier, strongest
 from robust_cli.attacks.geometry import per_image, project, random_start, settle, steepest
-from robust_cli.attacks.losses import LOSSES, Loss, lead
+from robust_cli.attacks.losses import LOSSES, Loss
 from robust_cli.attacks.norms import Norm
 from robust_cli.messages import check
 from robust_cli.smoothing.noise import ImageDraws
@@ -29,18 +29,6 @@ def checkpoints(steps: int) -> list[int]:
         found.append(math.ceil(share * steps - 1e-9))
         before, share = share, share + max(share - before - SHRINK, LEAST)
     return sorted(set(found))
-
-
-class _Judged:
-    """A loss that also keeps how far another class leads over the label, mean over an image's draws, [n]."""
-
-    def __init__(self, loss: Loss, images: int) -> None:
-        self.loss, self.images, self.lead = loss, images, torch.empty(0)
-
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        own = labels.repeat_interleave(len(logits) // len(labels))
-        self.lead = lead(logits.detach(), own).view(self.images, -1).mean(1)
-        return self.loss(logits, labels)
 
 
 @dataclass
@@ -112,7 +100,7 @@ def climb(classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, lo
             best = found
         else:
             best.update(found.point, found.gradient, found.loss, found.fooled)
-    if classifier.random:
+    if classifier.noisy_gradients:
         return strongest(classifier, torch.stack(ends), labels, loss, draws)
     assert best is not None
     return settle(best.point, images, budget, norm)
@@ -121,11 +109,9 @@ def climb(classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, lo
 def _run(classifier: Classifier, start: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws,
          *, steps: int, progress: float, budget: float, norm: str) -> tuple[_Best, torch.Tensor]:
     """One start of Algorithm 1: the best point and the last."""
-    judged = _Judged(loss, len(images))
-
     def at(place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        gradient, value = classifier.gradient(place, labels, judged, draws)
-        return gradient, torch.where(value.isnan(), -torch.inf, value), judged.lead > 0
+        slope = classifier.gradient(place, labels, loss, draws)
+        return slope.gradient, torch.where(slope.loss.isnan(), -torch.inf, slope.loss), slope.lead > 0
 
     gradient, value, fooled = at(start)
     point, before, best = start, start, _Best(start, gradient, value, fooled)

@@ -12,9 +12,10 @@ from typing import ClassVar
 import torch
 
 from robust_cli.attacks.classifiers import Classifier, Network
-from robust_cli.attacks.closest import Closest, fooled, gradient_and_logits, lead
+from robust_cli.attacks.closest import Closest, gradient_and_logits, label_lead
 from robust_cli.attacks.ddn import cosine
 from robust_cli.attacks.geometry import per_image, size
+from robust_cli.attacks.losses import fooled
 from robust_cli.attacks.norms import Norm
 from robust_cli.messages import check
 from robust_cli.smoothing.noise import ImageDraws
@@ -83,11 +84,11 @@ class CarliniWagner:
 
     def _first_constant(self, network: Network, images: torch.Tensor, labels: torch.Tensor, best: Closest) -> torch.Tensor:
         """Each image's first constant, [n]; images that are fooled already are offered on the way."""
-        gradient, logits = gradient_and_logits(network, images, labels, lead)
+        gradient, logits = gradient_and_logits(network, images, labels, label_lead)
         best.offer(images, fooled(logits, labels))
         if self.constant is not None:
             return torch.full_like(best.distance, self.constant)
-        guess = 2 * (lead(logits, labels) + self.confidence) / size(gradient, Norm.l2).square()
+        guess = 2 * (label_lead(logits, labels) + self.confidence) / size(gradient, Norm.l2).square()
         return torch.where(guess.isfinite() & (guess > 0), guess, 1.0)
 
     def _minimise(self, network: Network, images: torch.Tensor, labels: torch.Tensor, constant: torch.Tensor,
@@ -122,11 +123,11 @@ class CarliniWagner:
                    point: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The objective's gradient by the pixels, its value [n], and whether the point is adversarial with the confidence."""
         def excess(logits: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-            return (lead(logits, own) + self.confidence).clamp_min(0)
+            return (label_lead(logits, own) + self.confidence).clamp_min(0)
 
         slope, logits = gradient_and_logits(network, point, labels, excess)
         objective = size(point - images, Norm.l2).square() + constant * excess(logits, labels)
-        beyond = lead(logits, labels) <= -self.confidence
+        beyond = label_lead(logits, labels) <= -self.confidence
         return 2 * (point - images) + per_image(constant) * slope, objective, fooled(logits, labels) & beyond
 
 

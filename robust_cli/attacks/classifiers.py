@@ -10,18 +10,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
 
-from robust_cli.attacks.losses import Loss
+from robust_cli.attacks.losses import Loss, certain_lead, fooled, lead
 from robust_cli.messages import check
 from robust_cli.models.classifier import frozen
 from robust_cli.smoothing.noise import ImageDraws
 
 OBJECTIVES = ("mean_loss", "log_mean_probability")
-LossAt = Callable[[torch.Tensor], torch.Tensor]  # images [n, C, H, W] -> loss [n], through the network
+BOTH = "both"
+VOTES = 100  # that answer a question of an attack to a smoothed classifier; outcomes are decided by others
+LossAt = Callable[[torch.Tensor], torch.Tensor]  # logits [m, K] -> loss [n]
+
+
+class Slope(NamedTuple):
+    """What a classifier says of a loss at images."""
+
+    gradient: torch.Tensor  # [n, C, H, W] of each image's own loss
+    loss: torch.Tensor  # [n]
+    lead: torch.Tensor  # [n], how far another class leads over the label in logits, mean over the draws where there are some
+    fooled: torch.Tensor  # bool [n], whether another class is answered for certain: never true where noise has a say
 
 
 class Network:
@@ -34,7 +45,7 @@ class Network:
         self.forward_passes = self.backward_passes = 0  # images x passes, every noisy copy an image
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [n, K], float32. For use inside `gradient` and `losses`: here nothing is frozen yet."""
+        """Logits [n, K], float32. For use inside the methods below: here nothing is frozen yet."""
         self.forward_passes += len(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.model(images).float()
@@ -44,59 +55,82 @@ class Network:
         with frozen(self.model), torch.no_grad():
             return self(images)
 
-    def gradient(self, images: torch.Tensor, loss_at: LossAt) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each image's gradient of its own loss [n, C, H, W], zero where it does not depend on the image, and its loss [n]."""
+    def gradient(self, images: torch.Tensor, loss_at: LossAt,
+                 noise: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Each image's gradient of its own loss [n, C, H, W], zero where it does not depend on the image; its loss [n]; logits.
+
+        With ``noise`` [n, draws, C, H, W] the logits are those of the noisy copies, [n * draws, K], an image's together.
+        """
         with frozen(self.model), torch.enable_grad():
             inputs, before = images.detach().requires_grad_(), self.forward_passes
-            loss = loss_at(inputs)
+            logits = self(inputs if noise is None else (inputs[:, None] + noise).flatten(0, 1))
+            loss = loss_at(logits)
             if not loss.requires_grad:
-                return torch.zeros_like(images), loss
+                return torch.zeros_like(images), loss, logits.detach()
             (gradient,) = torch.autograd.grad(loss.sum(), inputs, materialize_grads=True)
             self.backward_passes += self.forward_passes - before
-        return gradient, loss.detach()
-
-    def losses(self, candidates: torch.Tensor, loss_at: LossAt) -> torch.Tensor:
-        """Losses [m, n] of candidates [m, n, C, H, W], detached; one that is not a number counts as -infinity."""
-        with frozen(self.model), torch.no_grad():
-            found = torch.stack([loss_at(images) for images in candidates])
-        return torch.where(found.isnan(), -torch.inf, found)
+        return gradient, loss.detach(), logits.detach()
 
 
 class Classifier(Protocol):
     """What an attack may ask of its victim. A random classifier takes fresh draws in every call."""
 
     network: Network
-    random: bool
+    random: bool  # its answer to an image is not always the same
+    noisy_gradients: bool  # nor are its gradients: losses of two calls do not compare
 
     @property
     def noise_std(self) -> float | None:
-        """Its noise in pixel units, None where it has none."""
+        """The noise in its gradients in pixel units, None where there is none."""
 
-    def gradient(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss,
-                 draws: ImageDraws) -> tuple[torch.Tensor, torch.Tensor]:
-        """(gradient [n, C, H, W], loss [n]) at images [n, C, H, W] in pixel units."""
+    @property
+    def doubt(self) -> float:
+        """A `lead` above which chance does not explain it: 0 where there is no chance."""
+
+    def gradient(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> Slope:
+        """Gradient, loss and lead at images [n, C, H, W] in pixel units."""
 
     def losses(self, candidates: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> torch.Tensor:
-        """Losses [m, n] of m candidates for each image [m, n, C, H, W], an image's candidates all under the same draws."""
+        """Losses [m, n] of m candidates for each image [m, n, C, H, W], detached, an image's candidates all under the same draws;
+        one that is not a number counts as -infinity."""
+
+    def lead(self, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
+        """How far another class leads over the label in the classifier's own answer, [n]: above 0 where that class is answered.
+
+        A base classifier: in logits, less what rounding could turn. A smoothed one: in shares of fresh votes.
+        """
+
+    def views(self) -> list[Classifier]:
+        """The classifiers whose gradients an attack should try one after the other; itself alone but where there are two
+        objectives."""
 
 
 class BaseClassifier:
     """The network itself, deterministic."""
 
-    random = False
+    random = noisy_gradients = False
     noise_std: float | None = None
+    doubt = 0.0
 
-    def __init__(self, model: nn.Module, precision: str = "fp32") -> None:
-        self.network = Network(model, precision)
+    def __init__(self, model: nn.Module | Network, precision: str = "fp32") -> None:
+        """A `Network` given as the model keeps its own precision and goes on counting."""
+        self.network = model if isinstance(model, Network) else Network(model, precision)
 
-    def gradient(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss,
-                 draws: ImageDraws) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradient(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> Slope:
         """See `Classifier`; ``draws`` are not used."""
-        return self.network.gradient(images, lambda at: loss(self.network(at), labels))
+        gradient, value, logits = self.network.gradient(images, lambda logits: loss(logits, labels))
+        return Slope(gradient, value, lead(logits, labels), fooled(logits, labels))
 
     def losses(self, candidates: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> torch.Tensor:
         """See `Classifier`; ``draws`` are not used."""
-        return self.network.losses(candidates, lambda at: loss(self.network(at), labels))
+        return _numbers([loss(self.network.logits(images), labels) for images in candidates])
+
+    def lead(self, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
+        """See `Classifier`; ``draws`` are not used."""
+        return certain_lead(self.network.logits(images), labels)
+
+    def views(self) -> list[Classifier]:
+        return [self]
 
 
 class SmoothedClassifier:
@@ -105,42 +139,102 @@ class SmoothedClassifier:
     mean_loss: (1/n) sum_i L(f(x + r_i), y), r_i ~ N(0, noise_std^2 I), not clipped: the papers' objective (SO, STN, with 10
     draws in STN's code). log_mean_probability: L of the classifier whose logits are log (1/n) sum_i softmax f(x + r_i); for
     cross entropy, minus the log of the mean probability. It is never above mean_loss then (Jensen), and with few draws it is
-    biased. Draws are independent and fresh in each call; those of STN's code shared one seed, so that it averaged one draw.
-    A call passes all noisy copies (images x draws) at once.
+    biased. both: as two `views`, one after the other. Draws are independent and fresh in each call; those of STN's code
+    shared one seed, so that it averaged one draw. A call passes all noisy copies (images x draws) at once.
     """
 
-    random = True
+    random = noisy_gradients = True
 
     def __init__(self, model: nn.Module | Network, noise_std: float, draws: int = 10, objective: str = "mean_loss",
-                 precision: str = "fp32") -> None:
-        """A `Network` given as the model keeps its own precision and goes on counting."""
+                 precision: str = "fp32", votes: int = VOTES) -> None:
+        """draws: of a gradient; votes: of an answer. A `Network` as the model keeps its own precision and goes on counting."""
         check(0 < noise_std < math.inf, "noise_std", "a number > 0", noise_std)
         check(draws >= 1, "draws", "a whole number >= 1", draws)
-        check(objective in OBJECTIVES, "objective", " or ".join(OBJECTIVES), objective)
+        check(votes >= 1, "votes", "a whole number >= 1", votes)
+        check(objective in (*OBJECTIVES, BOTH), "objective", " or ".join((*OBJECTIVES, BOTH)), objective)
         self.network = model if isinstance(model, Network) else Network(model, precision)
-        self.noise_std, self.draws, self.objective = noise_std, draws, objective
+        self.noise_std, self.draws, self.objective, self.votes = noise_std, draws, objective, votes
 
-    def gradient(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss,
-                 draws: ImageDraws) -> tuple[torch.Tensor, torch.Tensor]:
+    @property
+    def doubt(self) -> float:
+        """Three standard errors of a difference of two shares of votes, which are at most 1 / sqrt(votes) each."""
+        return 3 / math.sqrt(self.votes)
+
+    def gradient(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> Slope:
         """See `Classifier`."""
         noise = self._noise(images, draws)
-        return self.network.gradient(images, lambda at: self._loss(at, noise, labels, loss))
+        gradient, value, logits = self.network.gradient(images, lambda logits: self._objective(logits, labels, loss), noise)
+        leads = lead(logits, labels.repeat_interleave(self.draws)).view(-1, self.draws).mean(1)
+        return Slope(gradient, value, leads, torch.zeros_like(leads, dtype=torch.bool))
 
     def losses(self, candidates: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> torch.Tensor:
         """See `Classifier`."""
         noise = self._noise(candidates[0], draws)
-        return self.network.losses(candidates, lambda at: self._loss(at, noise, labels, loss))
+        return _numbers([self._objective(self.network.logits((images[:, None] + noise).flatten(0, 1)), labels, loss)
+                         for images in candidates])
+
+    def lead(self, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
+        """See `Classifier`: the share of the votes for the foremost other class less the label's."""
+        counts: torch.Tensor | int = 0
+        for start in range(0, self.votes, self.draws):
+            copies = min(self.draws, self.votes - start)
+            noise = draws.normal(copies, *images.shape[1:]).mul_(self.noise_std)
+            logits = self.network.logits((images[:, None] + noise).flatten(0, 1))
+            ballots = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
+            counts = counts + ballots.view(len(images), copies, -1).sum(1)
+        assert isinstance(counts, torch.Tensor)
+        return lead(counts / self.votes, labels)
+
+    def views(self) -> list[Classifier]:
+        if self.objective != BOTH:
+            return [self]
+        return [SmoothedClassifier(self.network, self.noise_std, self.draws, each, votes=self.votes) for each in OBJECTIVES]
 
     def _noise(self, images: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
+        assert self.objective != BOTH, "an attack climbs one of the views"
         return draws.normal(self.draws, *images.shape[1:]).mul_(self.noise_std)
 
-    def _loss(self, images: torch.Tensor, noise: torch.Tensor, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
-        """The objective [n] from noise [n, draws, C, H, W]."""
-        logits = self.network((images[:, None] + noise).flatten(0, 1))
+    def _objective(self, logits: torch.Tensor, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
+        """The objective [n] from the logits of noisy copies [n * draws, K]."""
         if self.objective == "mean_loss":
             return loss(logits, labels.repeat_interleave(self.draws)).view(-1, self.draws).mean(1)
-        log_probabilities = logits.log_softmax(1).view(len(images), self.draws, -1)
+        log_probabilities = logits.log_softmax(1).view(len(labels), self.draws, -1)
         return loss(log_probabilities.logsumexp(1) - math.log(self.draws), labels)
+
+
+class NoisyGradients:
+    """A deterministic network whose gradients are taken as the mean over Gaussian noise around the image.
+
+    Source: STN (Li et al. 2019), section 6.2, which attacks TRADES with the gradients that attack a smoothed classifier.
+    """
+
+    random, noisy_gradients = False, True
+    doubt = 0.0
+
+    def __init__(self, model: nn.Module | Network, std: float, draws: int = 10, precision: str = "fp32") -> None:
+        self._through = SmoothedClassifier(model, std, draws, precision=precision)
+        self._plain = BaseClassifier(self._through.network)
+        self.network, self.noise_std = self._through.network, std
+
+    def gradient(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> Slope:
+        """See `Classifier`: all of it means over the noise."""
+        return self._through.gradient(images, labels, loss, draws)
+
+    def losses(self, candidates: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> torch.Tensor:
+        """See `Classifier`: without noise."""
+        return self._plain.losses(candidates, labels, loss, draws)
+
+    def lead(self, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
+        """See `Classifier`: without noise."""
+        return self._plain.lead(images, labels, draws)
+
+    def views(self) -> list[Classifier]:
+        return [self]
+
+
+def _numbers(losses: list[torch.Tensor]) -> torch.Tensor:
+    found = torch.stack(losses)
+    return torch.where(found.isnan(), -torch.inf, found)
 
 
 def strongest(classifier: Classifier, candidates: torch.Tensor, labels: torch.Tensor, loss: Loss,

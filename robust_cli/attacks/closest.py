@@ -10,22 +10,12 @@ import torch
 
 from robust_cli.attacks.classifiers import Network
 from robust_cli.attacks.geometry import per_image, size
-from robust_cli.attacks.losses import Loss
-
-# How far another class has to lead, relative to the largest logit: the stored image is decided again in a batch of another
-# shape, where float32 sums differ in their last digits.
-MARGIN = 1e-5
+from robust_cli.attacks.losses import Loss, fooled, lead
 
 
-def lead(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """z_y - max_{j != y} z_j, [n]: how far the label leads, negative where another class does."""
-    others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    return logits.gather(1, labels[:, None]).squeeze(1) - others
-
-
-def fooled(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Whether another class leads by more than rounding, bool [n]; false where a logit is not a number."""
-    return lead(logits, labels) < -MARGIN * logits.abs().amax(1).clamp_min(1e-30)
+def label_lead(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """z_y - max_{j != y} z_j, [n]: how far the label leads, negative where another class does; what a search lowers."""
+    return -lead(logits, labels)
 
 
 def inward(direction: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
@@ -36,14 +26,8 @@ def inward(direction: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
 def gradient_and_logits(network: Network, images: torch.Tensor, labels: torch.Tensor,
                         loss: Loss) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradient of each image's loss [n, C, H, W] and the logits [n, K] there, from one pass."""
-    seen: list[torch.Tensor] = []
-
-    def at(inputs: torch.Tensor) -> torch.Tensor:
-        seen.append(network(inputs))
-        return loss(seen[0], labels)
-
-    gradient, _ = network.gradient(images, at)
-    return gradient, seen[0].detach()
+    gradient, _, logits = network.gradient(images, lambda logits: loss(logits, labels))
+    return gradient, logits
 
 
 class Closest:

@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch
 
 from robust_cli.attacks.classifiers import Classifier
-from robust_cli.attacks.closest import Closest, fooled, gradient_and_logits
+from robust_cli.attacks.closest import Closest, gradient_and_logits
 from robust_cli.attacks.geometry import per_image, random_direction, size, steepest
-from robust_cli.attacks.losses import LOSSES
+from robust_cli.attacks.losses import LOSSES, fooled
 from robust_cli.attacks.norms import Norm
 from robust_cli.messages import check
 from robust_cli.smoothing.noise import ImageDraws

@@ -12,8 +12,9 @@ from typing import ClassVar
 import torch
 
 from robust_cli.attacks.classifiers import Classifier, Network
-from robust_cli.attacks.closest import Closest, fooled, inward
+from robust_cli.attacks.closest import Closest, inward
 from robust_cli.attacks.geometry import per_image
+from robust_cli.attacks.losses import fooled
 from robust_cli.attacks.norms import Norm
 from robust_cli.messages import check
 from robust_cli.models.classifier import frozen

@@ -38,5 +38,5 @@ class FastGradient:
     def __call__(self, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
         """Adversarial images float32 [n, C, H, W] in the ball and in [0, 1]."""
         assert self.budget is not None, "a budget has to be set"
-        gradient, _ = classifier.gradient(images, labels, LOSSES[self.loss], draws)
+        gradient, *_ = classifier.gradient(images, labels, LOSSES[self.loss], draws)
         return settle(images + self.budget * steepest(gradient, self.norm), images, self.budget, self.norm)

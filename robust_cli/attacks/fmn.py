@@ -12,9 +12,10 @@ from typing import ClassVar
 import torch
 
 from robust_cli.attacks.classifiers import Classifier
-from robust_cli.attacks.closest import Closest, fooled, gradient_and_logits, inward, lead
+from robust_cli.attacks.closest import Closest, gradient_and_logits, inward, label_lead
 from robust_cli.attacks.ddn import cosine, direction
 from robust_cli.attacks.geometry import per_image, size
+from robust_cli.attacks.losses import fooled
 from robust_cli.attacks.norms import Norm
 from robust_cli.messages import check
 from robust_cli.smoothing.noise import ImageDraws
@@ -53,12 +54,12 @@ class Fmn:
         network, best, point = classifier.network, Closest(images, self.norm), images
         radius, furthest = torch.zeros(len(images), device=images.device), size(torch.maximum(images, 1 - images), self.norm)
         for k in range(self.steps):
-            gradient, logits = gradient_and_logits(network, point, labels, lead)
+            gradient, logits = gradient_and_logits(network, point, labels, label_lead)
             adversarial = fooled(logits, labels)
             best.offer(point, adversarial)
             downhill = inward(-gradient, point)
             turn = cosine(self.radius_step, min(0.001, self.radius_step), k, self.steps)
-            away = lead(logits, labels).abs() / size(downhill, _DUAL[Norm(self.norm)]).clamp_min(1e-12)
+            away = label_lead(logits, labels).abs() / size(downhill, _DUAL[Norm(self.norm)]).clamp_min(1e-12)
             first = torch.maximum(size(point - images, self.norm) + away, radius * (1 + turn))
             shrunk = torch.minimum(radius * (1 - turn), best.distance)
             radius = torch.where(adversarial, shrunk, torch.where(best.found, radius * (1 + turn), first))

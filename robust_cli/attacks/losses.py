@@ -10,6 +10,9 @@ from robust_cli.messages import check
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 MARGIN_CONFIDENCE = 50.0  # kappa of STN's code
+# How far another class has to lead, relative to the largest logit, for the image to count as fooled: the stored image is
+# decided again in a batch of another shape, where float32 sums differ in their last digits.
+ROUNDING = 1e-5
 
 
 def _others(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -25,6 +28,18 @@ def _own(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def lead(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """max_{j != y} z_j - z_y, [n]: above 0 where another class is answered."""
     return _others(logits, labels).amax(1) - _own(logits, labels)
+
+
+def certain_lead(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """`lead` less what rounding could turn, [n]: above 0 where another class is answered for certain; -infinity where a logit is
+    not a number."""
+    found = lead(logits, labels) - ROUNDING * logits.abs().amax(1).clamp_min(1e-30)
+    return torch.where(found.isnan(), -torch.inf, found)
+
+
+def fooled(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Whether another class leads by more than rounding, bool [n]; false where a logit is not a number."""
+    return certain_lead(logits, labels) > 0
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

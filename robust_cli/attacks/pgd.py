@@ -30,7 +30,7 @@ def ascend(classifier: Classifier, start: torch.Tensor, images: torch.Tensor, la
     """The last of ``steps`` points, each ``length`` up the steepest direction from the one before, in the ball and the box."""
     point = start
     for _ in range(steps):
-        gradient, _ = classifier.gradient(point, labels, loss, draws)
+        gradient, *_ = classifier.gradient(point, labels, loss, draws)
         point = project(point + length * steepest(gradient, norm), images, budget, norm)
     return settle(point, images, budget, norm)
 

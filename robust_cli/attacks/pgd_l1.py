@@ -75,7 +75,7 @@ class PgdL1:
                 away = away * (self.budget / away.abs().sum((1, 2, 3), keepdim=True).clamp_min(1e-30))
                 point = project(images + away, images, self.budget, self.norm)
             for step in range(self.steps):
-                gradient, _ = classifier.gradient(point, labels, loss, draws)
+                gradient, *_ = classifier.gradient(point, labels, loss, draws)
                 moved = point + 2 * length * (1 - step / self.steps) * sparse_direction(gradient, point, self.share)
                 point = project(moved, images, self.budget, self.norm)
             ends.append(settle(point, images, self.budget, self.norm))

@@ -43,5 +43,5 @@ class Rfgsm:
         assert self.budget is not None, "a budget has to be set"
         first = min(self.start_size, self.budget / 2)
         start = (images + first * draws.normal(*images.shape[1:]).sign()).clamp(0, 1)
-        gradient, _ = classifier.gradient(start, labels, LOSSES[self.loss], draws)
+        gradient, *_ = classifier.gradient(start, labels, LOSSES[self.loss], draws)
         return settle(start + (self.budget - first) * steepest(gradient, self.norm), images, self.budget, self.norm)

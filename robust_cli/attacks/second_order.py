@@ -84,7 +84,7 @@ class SecondOrder:
             classifier = self._noisy(classifier)
         for _ in range(self.steps):
             if self.form == "averaged":
-                gradient, _ = classifier.gradient(point, labels, loss, draws)
+                gradient, *_ = classifier.gradient(point, labels, loss, draws)
                 point = project(point + length * steepest(gradient, self.norm), images, self.budget, self.norm)
             else:
                 step = length * steepest(self._hessian_direction(classifier, point, labels, loss, draws), self.norm)
@@ -98,22 +98,23 @@ class SecondOrder:
         direction = random_direction(point, draws)
         here: torch.Tensor | float = 0.0
         if self.power_iterations > 1 or self.subtract_gradient:
-            here, _ = classifier.gradient(point, labels, loss, draws)
+            here, *_ = classifier.gradient(point, labels, loss, draws)
         for _ in range(self.power_iterations - 1):
-            there, _ = classifier.gradient(point + self.probe * direction, labels, loss, draws)
+            there, *_ = classifier.gradient(point + self.probe * direction, labels, loss, draws)
             turned = steepest(there - here, Norm.l2)
             direction = torch.where(per_image(size(turned, Norm.l2)) > 0, turned, direction)  # a flat place keeps d
-        there, _ = classifier.gradient(point + self.probe * direction, labels, loss, draws)
+        there, *_ = classifier.gradient(point + self.probe * direction, labels, loss, draws)
         return there - here if self.subtract_gradient else there
 
     def _noisy(self, classifier: Classifier) -> Classifier:
         """The classifier whose mean gradient is the g of eq. 6."""
         own = NOISE_STD if self.noise_std is None else self.noise_std
-        if not isinstance(classifier, SmoothedClassifier):
+        if classifier.noise_std is None:
             return SmoothedClassifier(classifier.network, own, self.draws)
         if self.noise_std is None:
             return classifier
         check(self.add_noise, "noise_std", f"null on a smoothed classifier, whose own noise ({classifier.noise_std:g}) takes its "
               "place (add_noise=true adds both)", self.noise_std)
         both = math.hypot(classifier.noise_std, own)
+        assert isinstance(classifier, SmoothedClassifier), "the gradients of a base classifier have noise by one setting alone"
         return SmoothedClassifier(classifier.network, both, classifier.draws, classifier.objective)

@@ -30,7 +30,7 @@ def test_losses_are_what_they_say() -> None:
 def test_cross_entropy_keeps_its_direction_where_the_softmax_is_saturated() -> None:
     weight = uneven_weights()
     model = Halfspace(weight, bias=40.0)  # p_y rounds to 1: the textbook form has lost the label's part of the gradient
-    gradient, loss = BaseClassifier(model).gradient(torch.zeros(1, *SHAPE), torch.ones(1).long(), cross_entropy, draws(1))
+    gradient, loss, *_ = BaseClassifier(model).gradient(torch.zeros(1, *SHAPE), torch.ones(1).long(), cross_entropy, draws(1))
     assert float(loss) == pytest.approx(np.exp(-40.0), rel=1e-4)
     torch.testing.assert_close(gradient.flatten() / np.exp(-40.0), -weight, rtol=1e-4, atol=0)
 
@@ -40,7 +40,7 @@ def test_expected_gradient_in_closed_form() -> None:
     noise, n, count = 0.3, 200, 60
     images = random_images(count)
     classifier = SmoothedClassifier(Raw(), noise, draws=n)
-    gradient, loss = classifier.gradient(images, zeros(count), cubes, draws(count))
+    gradient, loss, *_ = classifier.gradient(images, zeros(count), cubes, draws(count))
     variance = 9 * (4 * images**2 * noise**2 + 2 * noise**4) / n
     z = (gradient - 3 * images**2 - 3 * noise**2) / variance.sqrt()
     assert float(z.abs().max()) < 5
@@ -54,7 +54,7 @@ def test_expected_gradient_agrees_with_steins_identity() -> None:
     hessian, _ = symmetric([3.0, -2.0, 1.0])
     model, noise, n = Polynomial(hessian, gradient=torch.linspace(-1, 1, PIXELS)), 0.2, 200_000
     image = random_images(1, seed=5)
-    found, _ = SmoothedClassifier(model, noise, draws=2000).gradient(image, zeros(1), margin, draws(1))
+    found, *_ = SmoothedClassifier(model, noise, draws=2000).gradient(image, zeros(1), margin, draws(1))
     z = torch.randn(n, PIXELS, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
         value = model.q(image + noise * z.view(n, *SHAPE)) - model.q(image)
@@ -66,9 +66,9 @@ def test_expected_gradient_agrees_with_steins_identity() -> None:
 def test_draws_are_fresh_in_each_call_and_different_for_each_image() -> None:
     classifier, images = SmoothedClassifier(Raw(), 0.5, draws=2), grey(2)
     stream = draws(2)
-    first, _ = classifier.gradient(images, zeros(2), cubes, stream)
-    second, _ = classifier.gradient(images, zeros(2), cubes, stream)
-    again, _ = classifier.gradient(images, zeros(2), cubes, draws(2))
+    first, *_ = classifier.gradient(images, zeros(2), cubes, stream)
+    second, *_ = classifier.gradient(images, zeros(2), cubes, stream)
+    again, *_ = classifier.gradient(images, zeros(2), cubes, draws(2))
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
     assert torch.equal(first, again)
@@ -87,7 +87,7 @@ def test_objectives_differ_as_jensen_says_and_reach_their_integrals() -> None:
     found = {}
     for objective in expected:
         classifier = SmoothedClassifier(model, noise, draws=100_000, objective=objective)
-        gradient, loss = classifier.gradient(torch.full((1, 1, 1, 1), x), torch.ones(1).long(), cross_entropy, draws(1))
+        gradient, loss, *_ = classifier.gradient(torch.full((1, 1, 1, 1), x), torch.ones(1).long(), cross_entropy, draws(1))
         assert float(loss) == pytest.approx(expected[objective], rel=0.02)
         assert float(gradient) == pytest.approx(slopes[objective], rel=0.02)
         found[objective] = float(loss)
@@ -120,8 +120,8 @@ def test_weights_and_modes_are_left_alone(smoothed: bool) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     classifier = SmoothedClassifier(model, 0.1, draws=3) if smoothed else BaseClassifier(model)
     images, labels = random_images(4), zeros(4)
-    first, _ = classifier.gradient(images, labels, cross_entropy, draws(4))
-    second, _ = classifier.gradient(images, labels, cross_entropy, draws(4))
+    first, *_ = classifier.gradient(images, labels, cross_entropy, draws(4))
+    second, *_ = classifier.gradient(images, labels, cross_entropy, draws(4))
     assert torch.equal(first, second)  # dropout and batch statistics are off
     with torch.no_grad():  # as inside a validation pass
         assert torch.equal(classifier.gradient(images, labels, cross_entropy, draws(4))[0], first)
@@ -148,7 +148,7 @@ def test_a_model_that_ignores_its_input_has_zero_gradient() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.zeros(len(images), 3)
 
-    gradient, loss = BaseClassifier(Constant()).gradient(grey(2), zeros(2), cross_entropy, draws(2))
+    gradient, loss, *_ = BaseClassifier(Constant()).gradient(grey(2), zeros(2), cross_entropy, draws(2))
     assert (gradient == 0).all()
     torch.testing.assert_close(loss, torch.full((2,), 3.0).log())
 

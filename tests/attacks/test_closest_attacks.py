@@ -12,11 +12,12 @@ from toy_victims import PIXELS, SHAPE, Halfspace, Identity, curved, draws, grey,
 
 from robust_cli.attacks.carlini_wagner import CarliniWagner
 from robust_cli.attacks.classifiers import BaseClassifier
-from robust_cli.attacks.closest import Closest, fooled, lead
+from robust_cli.attacks.closest import Closest, label_lead
 from robust_cli.attacks.ddn import Ddn
 from robust_cli.attacks.deepfool import DeepFool, leads_and_slopes
 from robust_cli.attacks.fmn import Fmn
 from robust_cli.attacks.geometry import distances, size
+from robust_cli.attacks.losses import fooled
 from robust_cli.datasets.digits import Digits
 from robust_cli.messages import Wrong
 
@@ -332,7 +333,7 @@ def test_confidence_goes_further() -> None:
     model, images, labels = problem()
     found = attacked(replace(CW, confidence=0.5, refine=0), model, images, labels)
     with torch.no_grad():
-        assert (lead(model(found), labels) <= -0.5).all()
+        assert (label_lead(model(found), labels) <= -0.5).all()
 
 
 def test_what_counts_as_fooled() -> None:

@@ -114,7 +114,7 @@ def test_the_mean_over_symmetric_noise_cancels_the_hessian_direction() -> None:
     spread = (2 * float((torch.linalg.eigvalsh(hessian) ** 4).sum())) ** 0.5 * noise**2  # of ||H d||^2
     for n in (1, 10, 400):
         classifier = SmoothedClassifier(Polynomial(hessian), noise, draws=n)
-        gradient, _ = classifier.gradient(grey(images), torch.zeros(images).long(), margin, draws(images))
+        gradient, *_ = classifier.gradient(grey(images), torch.zeros(images).long(), margin, draws(images))
         squares = gradient.flatten(1).square().sum(1)
         assert float(squares.mean()) * n == pytest.approx(full, abs=5 * spread / images**0.5)
 
