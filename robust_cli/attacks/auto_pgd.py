@@ -7,14 +7,15 @@ w_j -> checkpoints; f -> loss.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
-from robust_cli.attacks.classifiers import Classifier, strongest
+from robust_cli.attacks.classifiers import Classifier, Slope, strongest
 from robust_cli.attacks.geometry import per_image, project, random_start, settle, steepest
-from robust_cli.attacks.losses import LOSSES, Loss
+from robust_cli.attacks.losses import LOSSES, Loss, loss_of
 from robust_cli.attacks.norms import Norm
+from robust_cli.attacks.pgd import worst_end
 from robust_cli.messages import check
 from robust_cli.smoothing.noise import ImageDraws
 
@@ -32,20 +33,63 @@ def checkpoints(steps: int) -> list[int]:
 
 
 @dataclass
-class _Best:
-    """The best point of each image so far with its gradient: one where the label has lost before one where it has not, then
-    the larger loss. A loss that is not a number is the worst."""
+class _Climb:
+    """The images still on their way, one row each. The best point so far is one where the label has lost before one where it has
+    not, then the one of the larger loss. A loss that is not a number is the worst."""
 
     point: torch.Tensor
+    before: torch.Tensor
     gradient: torch.Tensor
     loss: torch.Tensor
-    fooled: torch.Tensor
+    best: torch.Tensor
+    best_gradient: torch.Tensor
+    best_loss: torch.Tensor
+    best_lost: torch.Tensor
+    top: torch.Tensor  # the largest loss
+    top_then: torch.Tensor  # the same at the last checkpoint
+    rises: torch.Tensor  # how many steps since then raised the loss
+    length: torch.Tensor
+    halved: torch.Tensor  # whether it was halved at the last checkpoint
 
-    def update(self, point: torch.Tensor, gradient: torch.Tensor, loss: torch.Tensor, fooled: torch.Tensor) -> None:
-        better = torch.where(fooled == self.fooled, loss > self.loss, fooled)
+    @classmethod
+    def begin(cls, start: torch.Tensor, slope: Slope, length: float) -> _Climb:
+        loss, lost = _number(slope.loss), slope.lead > 0
+        return cls(start, start, slope.gradient, loss, start, slope.gradient, loss, lost, loss, loss, torch.zeros_like(loss),
+                   torch.full_like(loss, length), torch.zeros_like(lost))
+
+    def select(self, rows: torch.Tensor) -> _Climb:
+        """Some of the images."""
+        return _Climb(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def move(self, images: torch.Tensor, share: float, budget: float, norm: str) -> None:
+        """A step, ``share`` of it new and the rest the last one again."""
+        ahead = project(self.point + per_image(self.length) * steepest(self.gradient, norm), images, budget, norm)
+        moved = self.point + share * (ahead - self.point) + (1 - share) * (self.point - self.before)
+        self.before, self.point = self.point, project(moved, images, budget, norm)
+
+    def see(self, slope: Slope) -> None:
+        """Take in what the classifier says of the new point."""
+        loss, lost = _number(slope.loss), slope.lead > 0
+        self.rises, self.top = self.rises + (loss > self.loss), torch.maximum(self.top, loss)
+        self.gradient, self.loss = slope.gradient, loss
+        better = torch.where(lost == self.best_lost, loss > self.best_loss, lost)
         where = per_image(better)
-        self.point, self.gradient = torch.where(where, point, self.point), torch.where(where, gradient, self.gradient)
-        self.loss, self.fooled = torch.where(better, loss, self.loss), torch.where(better, fooled, self.fooled)
+        self.best = torch.where(where, self.point, self.best)
+        self.best_gradient = torch.where(where, slope.gradient, self.best_gradient)
+        self.best_loss, self.best_lost = torch.where(better, loss, self.best_loss), self.best_lost | lost
+
+    def check(self, enough: float) -> None:
+        """A checkpoint: an image whose loss rose less often than ``enough``, or is stuck, halves its steps and goes back."""
+        stuck = (self.rises < enough) | (~self.halved & (self.top <= self.top_then))
+        back = per_image(stuck)
+        self.point, self.before = torch.where(back, self.best, self.point), torch.where(back, self.best, self.before)
+        self.gradient = torch.where(back, self.best_gradient, self.gradient)
+        self.loss, self.length = torch.where(stuck, self.best_loss, self.loss), torch.where(stuck, self.length / 2, self.length)
+        self.halved, self.top_then, self.rises = stuck, self.top, torch.zeros_like(self.rises)
+
+
+def _number(loss: torch.Tensor) -> torch.Tensor:
+    return torch.where(loss.isnan(), -torch.inf, loss)
 
 
 @dataclass(frozen=True)
@@ -54,14 +98,16 @@ class AutoPgd:
 
     The length begins at 2 budgets. At each checkpoint it is halved for an image, which goes back to its best point, if less than
     ``progress`` of the steps since the last checkpoint raised the loss, or if neither length nor best loss has changed since
-    then. So there is no step size to choose. The best point is kept, over all steps and restarts: one that is misclassified
-    before any that is not (under noise by the mean margin over the gradient's draws), then the one of the largest loss.
+    then. So there is no step size to choose. A restart ends at the first point where the image is fooled for certain, and goes
+    over the images that those before it have not fooled. Else its best point is kept: one that is misclassified before any
+    that is not (under noise by the mean margin over the gradient's draws), then the one of the largest loss; of the restarts
+    the one where another class leads most.
 
     Source: Croce and Hein 2020, Algorithm 1 (with cross_entropy APGD-CE, with difference_of_logits_ratio APGD-DLR). P projects
     on the ball and then clips to [0, 1]; u and random starts are those of PGD here (in l2 the first start is the image). On a
     random classifier the losses of a run are compared across fresh draws, as its authors do, where luck can make a poor point
-    the best; so the best and the last point of each restart are compared at its end, under one set of draws. Costs steps + 1
-    gradients a restart.
+    the best; so the best and the last point of each restart are compared at its end, under one set of draws, and so are the
+    restarts then. Costs at most steps + 1 gradients a restart.
     """
 
     norm: str = Norm.linf
@@ -90,48 +136,34 @@ class AutoPgd:
 def climb(classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws, *, steps: int,
           restarts: int, at_random: bool, progress: float, budget: float, norm: str) -> torch.Tensor:
     """The best point of all restarts, in the ball and in the box; see `AutoPgd`."""
-    ends, best = [], None
-    for restart in range(restarts):
-        start = random_start(images, budget, norm, draws) if at_random or restart > 0 else images
-        found, last = _run(classifier, start, images, labels, loss, draws, steps=steps, progress=progress, budget=budget,
-                           norm=norm)
-        ends += [settle(found.point, images, budget, norm), settle(last, images, budget, norm)]
-        if best is None:
-            best = found
-        else:
-            best.update(found.point, found.gradient, found.loss, found.fooled)
-    if classifier.noisy_gradients:
-        return strongest(classifier, torch.stack(ends), labels, loss, draws)
-    assert best is not None
-    return settle(best.point, images, budget, norm)
+    def run(restart: int, rows: torch.Tensor, mine: ImageDraws) -> torch.Tensor:
+        around, truth, chosen = images[rows], labels[rows], loss_of(loss, rows)
+        start = random_start(around, budget, norm, mine) if at_random or restart > 0 else around
+        best, last = (settle(end, around, budget, norm) for end in _run(
+            classifier, start, around, truth, chosen, mine, steps=steps, progress=progress, budget=budget, norm=norm))
+        return strongest(classifier, torch.stack([best, last]), truth, chosen, mine) if classifier.noisy_gradients else best
+
+    return worst_end(run, restarts, classifier, images, labels, loss, draws)
 
 
 def _run(classifier: Classifier, start: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws,
-         *, steps: int, progress: float, budget: float, norm: str) -> tuple[_Best, torch.Tensor]:
-    """One start of Algorithm 1: the best point and the last."""
-    def at(place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        slope = classifier.gradient(place, labels, loss, draws)
-        return slope.gradient, torch.where(slope.loss.isnan(), -torch.inf, slope.loss), slope.lead > 0
-
-    gradient, value, fooled = at(start)
-    point, before, best = start, start, _Best(start, gradient, value, fooled)
-    top, top_then = value.clone(), value.clone()  # the largest loss, now and at the last checkpoint
-    length = torch.full_like(value, 2 * budget)
-    halved, rises = torch.zeros_like(fooled), torch.zeros_like(value)
-    marks, last = checkpoints(steps), 0
-    for step in range(1, steps + 1):
-        ahead = project(point + per_image(length) * steepest(gradient, norm), images, budget, norm)
-        share = MOMENTUM if step > 1 else 1.0
-        moved = project(point + share * (ahead - point) + (1 - share) * (point - before), images, budget, norm)
-        before, point, earlier = point, moved, value
-        gradient, value, fooled = at(point)
-        best.update(point, gradient, value, fooled)
-        top, rises = torch.maximum(top, value), rises + (value > earlier)
+         *, steps: int, progress: float, budget: float, norm: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """One start of Algorithm 1: the best point and the last; an image that is fooled for certain stays at that point."""
+    slope, rows = classifier.gradient(start, labels, loss, draws), torch.arange(len(images), device=images.device)
+    end = start.clone()
+    climb, marks, mark = _Climb.begin(start, slope, 2 * budget), checkpoints(steps), 0
+    for step in range(steps + 1):
+        if step > 0:
+            climb.move(images[rows], MOMENTUM if step > 1 else 1.0, budget, norm)
+            slope = classifier.gradient(climb.point, labels[rows], loss_of(loss, rows), draws)
+            climb.see(slope)
+        if slope.fooled.any():
+            end[rows[slope.fooled]] = climb.point[slope.fooled]
+            left = (~slope.fooled).nonzero().flatten()
+            climb, rows, draws = climb.select(left), rows[left], draws.select(left.tolist())
+            if not len(rows):
+                return end, end
         if step in marks:
-            stuck = (rises < progress * (step - last)) | (~halved & (top <= top_then))
-            length, back = torch.where(stuck, length / 2, length), per_image(stuck)
-            point, gradient = torch.where(back, best.point, point), torch.where(back, best.gradient, gradient)
-            value = torch.where(stuck, best.loss, value)
-            before = torch.where(back, point, before)
-            halved, top_then, last, rises = stuck, top.clone(), step, torch.zeros_like(rises)
-    return best, point
+            climb.check(progress * (step - mark))
+            mark = step
+    return end.index_copy(0, rows, climb.best), end.index_copy(0, rows, climb.point)

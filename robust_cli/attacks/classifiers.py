@@ -78,6 +78,7 @@ class Classifier(Protocol):
     network: Network
     random: bool  # its answer to an image is not always the same
     noisy_gradients: bool  # nor are its gradients: losses of two calls do not compare
+    stops: bool  # whether an image that is fooled may leave an attack
 
     @property
     def noise_std(self) -> float | None:
@@ -112,14 +113,17 @@ class BaseClassifier:
     noise_std: float | None = None
     doubt = 0.0
 
-    def __init__(self, model: nn.Module | Network, precision: str = "fp32") -> None:
-        """A `Network` given as the model keeps its own precision and goes on counting."""
+    def __init__(self, model: nn.Module | Network, precision: str = "fp32", stops: bool = True) -> None:
+        """stops: false says of no image that it is fooled, so that attacks take all their steps, for images that are to transfer.
+        A `Network` given as the model keeps its own precision and goes on counting."""
         self.network = model if isinstance(model, Network) else Network(model, precision)
+        self.stops = stops
 
     def gradient(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> Slope:
         """See `Classifier`; ``draws`` are not used."""
         gradient, value, logits = self.network.gradient(images, lambda logits: loss(logits, labels))
-        return Slope(gradient, value, lead(logits, labels), fooled(logits, labels))
+        beaten = fooled(logits, labels)
+        return Slope(gradient, value, lead(logits, labels), beaten if self.stops else torch.zeros_like(beaten))
 
     def losses(self, candidates: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> torch.Tensor:
         """See `Classifier`; ``draws`` are not used."""
@@ -144,6 +148,7 @@ class SmoothedClassifier:
     """
 
     random = noisy_gradients = True
+    stops = False
 
     def __init__(self, model: nn.Module | Network, noise_std: float, draws: int = 10, objective: str = "mean_loss",
                  precision: str = "fp32", votes: int = VOTES) -> None:
@@ -208,7 +213,7 @@ class NoisyGradients:
     Source: STN (Li et al. 2019), section 6.2, which attacks TRADES with the gradients that attack a smoothed classifier.
     """
 
-    random, noisy_gradients = False, True
+    random, noisy_gradients, stops = False, True, False
     doubt = 0.0
 
     def __init__(self, model: nn.Module | Network, std: float, draws: int = 10, precision: str = "fp32") -> None:

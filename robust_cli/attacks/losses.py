@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -76,22 +77,34 @@ LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin,
                            "difference_of_logits_ratio": difference_of_logits_ratio}
 
 
-def toward(targets: torch.Tensor, name: str) -> Loss:
+@dataclass(frozen=True)
+class Toward:
     """The targeted form of a loss: raised where the network comes nearer to answering ``targets``, int64 [n].
 
     cross_entropy: log softmax(z)_t; margin: -max(0, max_{j != t} z_j - z_t + 50); difference_of_logits_ratio: -(z_y - z_t) over
     z_(1) - (z_(3) + z_(4)) / 2 (Croce and Hein 2020, eq. 7), for which Wrong is raised with less than four classes. Logits
     of several draws an image are taken image by image, as a smoothed classifier lays them.
     """
-    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        wanted = targets.repeat_interleave(len(logits) // len(targets))
-        if name == "cross_entropy":
+
+    targets: torch.Tensor
+    name: str
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        wanted = self.targets.repeat_interleave(len(logits) // len(self.targets))
+        if self.name == "cross_entropy":
             return -cross_entropy(logits, wanted)
-        if name == "margin":
+        if self.name == "margin":
             return -torch.relu(_others(logits, wanted).amax(1) - _own(logits, wanted) + MARGIN_CONFIDENCE)
-        check(logits.shape[1] >= 4, "loss", f"another than {name} with less than 4 classes", logits.shape[1])
+        check(logits.shape[1] >= 4, "loss", f"another than {self.name} with less than 4 classes", logits.shape[1])
         top = logits.topk(4, dim=1).values
         spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
         return (_own(logits, wanted) - _own(logits, labels)) / spread.clamp_min(1e-12)
 
-    return loss
+    def select(self, rows: torch.Tensor) -> Toward:
+        """The loss of some of the images."""
+        return Toward(self.targets[rows], self.name)
+
+
+def loss_of(loss: Loss, rows: torch.Tensor) -> Loss:
+    """A batch's loss for some of its images (int64 positions): targets go with their images."""
+    return loss.select(rows) if isinstance(loss, Toward) else loss

@@ -6,13 +6,14 @@ Symbols -> words: epsilon -> budget; alpha -> step_size (here a fraction of the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from robust_cli.attacks.classifiers import Classifier, strongest
 from robust_cli.attacks.geometry import project, random_start, settle, steepest
-from robust_cli.attacks.losses import LOSSES, Loss
+from robust_cli.attacks.losses import LOSSES, Loss, loss_of
 from robust_cli.attacks.norms import Norm
 from robust_cli.messages import check
 from robust_cli.smoothing.noise import ImageDraws
@@ -25,14 +26,66 @@ def step_length(step_size: float | None, steps: int, budget: float) -> float:
     return budget * (TRAVEL / steps if step_size is None else step_size)
 
 
+Move = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # (step, point, gradient, images) -> next point
+
+
+def walk(classifier: Classifier, start: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws,
+         steps: int, move: Move) -> torch.Tensor:
+    """The last of ``steps`` points, each one ``move`` from the one before, [n, C, H, W].
+
+    An image stops at the first point where it is fooled for certain, and costs nothing more.
+    """
+    end, rows, point = start.clone(), torch.arange(len(images), device=images.device), start
+    for step in range(steps):
+        slope = classifier.gradient(point, labels[rows], loss_of(loss, rows), draws)
+        gradient = slope.gradient
+        if slope.fooled.any():
+            end[rows[slope.fooled]] = point[slope.fooled]
+            left = (~slope.fooled).nonzero().flatten()
+            rows, point, gradient, draws = rows[left], point[left], gradient[left], draws.select(left.tolist())
+            if not len(rows):
+                break
+        point = move(step, point, gradient, images[rows])
+    end[rows] = point
+    return end
+
+
 def ascend(classifier: Classifier, start: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws,
            *, steps: int, length: float, budget: float, norm: str) -> torch.Tensor:
-    """The last of ``steps`` points, each ``length`` up the steepest direction from the one before, in the ball and the box."""
-    point = start
-    for _ in range(steps):
-        gradient, *_ = classifier.gradient(point, labels, loss, draws)
-        point = project(point + length * steepest(gradient, norm), images, budget, norm)
-    return settle(point, images, budget, norm)
+    """The end of a `walk` by steps of one length up the steepest direction, in the ball and the box."""
+    def move(step: int, point: torch.Tensor, gradient: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
+        return project(point + length * steepest(gradient, norm), around, budget, norm)
+
+    return settle(walk(classifier, start, images, labels, loss, draws, steps, move), images, budget, norm)
+
+
+Run = Callable[[int, torch.Tensor, ImageDraws], torch.Tensor]  # (restart, rows int64 [k], their draws) -> ends [k, C, H, W]
+
+
+def worst_end(run: Run, restarts: int, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, loss: Loss,
+              draws: ImageDraws) -> torch.Tensor:
+    """For each image the worst end of several restarts, [n, C, H, W].
+
+    A restart goes over the images that those before have not fooled, and the end where another class leads most is kept.
+    Under noise nobody is fooled for certain: the ends of an image are compared by their losses under one set of fresh draws.
+    """
+    rows = torch.arange(len(images), device=images.device)
+    end = run(0, rows, draws)
+    if restarts > 1 and classifier.noisy_gradients:
+        others = [run(restart, rows, draws) for restart in range(1, restarts)]
+        return strongest(classifier, torch.stack([end, *others]), labels, loss, draws)
+    leads = classifier.lead(end, labels, draws) if restarts > 1 else None
+    for restart in range(1, restarts):
+        assert leads is not None
+        rows = (leads <= 0).nonzero().flatten()
+        if not len(rows):
+            break
+        mine = draws.select(rows.tolist())
+        tried = run(restart, rows, mine)
+        found = classifier.lead(tried, labels[rows], mine)
+        better = found > leads[rows]
+        end[rows[better]], leads[rows[better]] = tried[better], found[better]
+    return end
 
 
 @dataclass(frozen=True)
@@ -46,8 +99,8 @@ class Pgd:
 
     A start is uniform in the ball, or, with ``random_start: false``, the image itself in the first of the ``restarts``. In the
     l2 ball of many pixels nearly all random starts lie on its equator, and the way up takes most of the steps: on networks
-    that are not masked the image is the better start. Each restart ends with its last point; for each image the end with
-    the largest loss is kept, and a random classifier compares them under one set of fresh draws.
+    that are not masked the image is the better start. A restart ends with the first point where the image is fooled, or with its
+    last one; see `worst_end` for which is kept.
     """
 
     norm: str = Norm.l2
@@ -68,11 +121,14 @@ class Pgd:
 
     def __call__(self, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
         """Adversarial images float32 [n, C, H, W] in the ball and in [0, 1]."""
-        assert self.budget is not None, "a budget has to be set"
-        ends, length = [], step_length(self.step_size, self.steps, self.budget)
-        for restart in range(self.restarts):
-            at_random = self.random_start or restart > 0
-            start = random_start(images, self.budget, self.norm, draws) if at_random else images
-            ends.append(ascend(classifier, start, images, labels, LOSSES[self.loss], draws, steps=self.steps, length=length,
-                               budget=self.budget, norm=self.norm))
-        return ends[0] if len(ends) == 1 else strongest(classifier, torch.stack(ends), labels, LOSSES[self.loss], draws)
+        budget, loss = self.budget, LOSSES[self.loss]
+        assert budget is not None, "a budget has to be set"
+        length = step_length(self.step_size, self.steps, budget)
+
+        def run(restart: int, rows: torch.Tensor, mine: ImageDraws) -> torch.Tensor:
+            around = images[rows]
+            start = random_start(around, budget, self.norm, mine) if self.random_start or restart > 0 else around
+            return ascend(classifier, start, around, labels[rows], loss, mine, steps=self.steps, length=length, budget=budget,
+                          norm=self.norm)
+
+        return worst_end(run, self.restarts, classifier, images, labels, loss, draws)

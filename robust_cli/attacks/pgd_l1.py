@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from robust_cli.attacks.classifiers import Classifier, strongest
+from robust_cli.attacks.classifiers import Classifier
 from robust_cli.attacks.geometry import project, random_direction, settle
 from robust_cli.attacks.losses import LOSSES
 from robust_cli.attacks.norms import Norm
-from robust_cli.attacks.pgd import step_length
+from robust_cli.attacks.pgd import step_length, walk, worst_end
 from robust_cli.messages import check
 from robust_cli.smoothing.noise import ImageDraws
 
@@ -42,8 +42,8 @@ class PgdL1:
     ``step_size`` to nothing, so that the end settles: with sparse steps of one length it keeps jumping between pixels.
 
     Source: the sparse steps of Tramer and Boneh 2019 (SLIDE), with the exact projection of Croce and Hein 2021. The first of the
-    ``restarts`` begins at the image, the others at a random direction of l1 length ``budget``, projected. For each image the
-    end with the largest loss is kept.
+    ``restarts`` begins at the image, the others at a random direction of l1 length ``budget``, projected. A restart ends with
+    the first point where the image is fooled, or with its last one; see `worst_end` for which is kept.
     """
 
     norm: str = Norm.l1
@@ -65,18 +65,21 @@ class PgdL1:
 
     def __call__(self, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
         """Adversarial images float32 [n, C, H, W] in the l1 ball and in [0, 1]."""
-        assert self.budget is not None, "a budget has to be set"
-        loss, ends = LOSSES[self.loss], []
-        length = step_length(self.step_size, self.steps, self.budget)
-        for restart in range(self.restarts):
-            point = images
+        budget, loss = self.budget, LOSSES[self.loss]
+        assert budget is not None, "a budget has to be set"
+        length = step_length(self.step_size, self.steps, budget)
+
+        def move(step: int, point: torch.Tensor, gradient: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
+            moved = point + 2 * length * (1 - step / self.steps) * sparse_direction(gradient, point, self.share)
+            return project(moved, around, budget, self.norm)
+
+        def run(restart: int, rows: torch.Tensor, mine: ImageDraws) -> torch.Tensor:
+            around = start = images[rows]
             if restart > 0:
-                away = random_direction(images, draws)
-                away = away * (self.budget / away.abs().sum((1, 2, 3), keepdim=True).clamp_min(1e-30))
-                point = project(images + away, images, self.budget, self.norm)
-            for step in range(self.steps):
-                gradient, *_ = classifier.gradient(point, labels, loss, draws)
-                moved = point + 2 * length * (1 - step / self.steps) * sparse_direction(gradient, point, self.share)
-                point = project(moved, images, self.budget, self.norm)
-            ends.append(settle(point, images, self.budget, self.norm))
-        return ends[0] if len(ends) == 1 else strongest(classifier, torch.stack(ends), labels, loss, draws)
+                away = random_direction(around, mine)
+                away = away * (budget / away.abs().sum((1, 2, 3), keepdim=True).clamp_min(1e-30))
+                start = project(around + away, around, budget, self.norm)
+            end = walk(classifier, start, around, labels[rows], loss, mine, self.steps, move)
+            return settle(end, around, budget, self.norm)
+
+        return worst_end(run, self.restarts, classifier, images, labels, loss, draws)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -40,6 +41,7 @@ class UniformNoise:
     norm: str = Norm.linf
     samples: int = 10
     budget: float | None = None
+    by_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(self.norm == Norm.linf, "norm", "linf", self.norm)
@@ -64,6 +66,7 @@ class GaussianNoise:
     norm: str = Norm.l2
     samples: int = 10
     budget: float | None = None
+    by_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check(self.norm == Norm.l2, "norm", "l2", self.norm)

@@ -15,7 +15,7 @@ from robust_cli.attacks.classifiers import Classifier, SmoothedClassifier, stron
 from robust_cli.attacks.geometry import per_image, project, random_direction, settle, size, steepest
 from robust_cli.attacks.losses import LOSSES, Loss
 from robust_cli.attacks.norms import Norm
-from robust_cli.attacks.pgd import step_length
+from robust_cli.attacks.pgd import ascend, step_length
 from robust_cli.messages import check
 from robust_cli.smoothing.noise import ImageDraws
 
@@ -78,19 +78,21 @@ class SecondOrder:
         Raises Wrong when a noise_std of the attack's own is set, the classifier has noise already, and add_noise is false.
         """
         assert self.budget is not None, "a budget has to be set"
-        loss, point = LOSSES[self.loss], images
-        length = step_length(self.step_size, self.steps, self.budget)
+        loss, length = LOSSES[self.loss], step_length(self.step_size, self.steps, self.budget)
         if self.form == "averaged":
-            classifier = self._noisy(classifier)
+            return ascend(self._noisy(classifier), images, images, labels, loss, draws, steps=self.steps, length=length,
+                          budget=self.budget, norm=self.norm)
+        end, rows, point, around = images.clone(), torch.arange(len(images), device=images.device), images, images
         for _ in range(self.steps):
-            if self.form == "averaged":
-                gradient, *_ = classifier.gradient(point, labels, loss, draws)
-                point = project(point + length * steepest(gradient, self.norm), images, self.budget, self.norm)
-            else:
-                step = length * steepest(self._hessian_direction(classifier, point, labels, loss, draws), self.norm)
-                either = [project(point + sign * step, images, self.budget, self.norm) for sign in (1, -1)]
-                point = strongest(classifier, torch.stack(either), labels, loss, draws)
-        return settle(point, images, self.budget, self.norm)
+            step = length * steepest(self._hessian_direction(classifier, point, labels[rows], loss, draws), self.norm)
+            either = [project(point + sign * step, around, self.budget, self.norm) for sign in (1, -1)]
+            point = end[rows] = strongest(classifier, torch.stack(either), labels[rows], loss, draws)
+            if classifier.stops:  # one forward pass more, so that images that are fooled cost no more
+                left = (classifier.lead(point, labels[rows], draws) <= 0).nonzero().flatten()
+                rows, point, around, draws = rows[left], point[left], around[left], draws.select(left.tolist())
+                if not len(rows):
+                    break
+        return settle(end, images, self.budget, self.norm)
 
     def _hessian_direction(self, classifier: Classifier, point: torch.Tensor, labels: torch.Tensor, loss: Loss,
                            draws: ImageDraws) -> torch.Tensor:

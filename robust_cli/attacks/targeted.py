@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 
 from robust_cli.attacks.auto_pgd import climb
-from robust_cli.attacks.classifiers import Classifier, strongest
+from robust_cli.attacks.classifiers import Classifier
 from robust_cli.attacks.geometry import random_start
-from robust_cli.attacks.losses import LOSSES, toward
+from robust_cli.attacks.losses import LOSSES, Toward
 from robust_cli.attacks.norms import Norm
-from robust_cli.attacks.pgd import ascend, step_length
+from robust_cli.attacks.pgd import ascend, step_length, worst_end
 from robust_cli.messages import check
 from robust_cli.smoothing.noise import ImageDraws
 
@@ -39,10 +39,11 @@ def ordered_targets(classifier: Classifier, images: torch.Tensor, labels: torch.
 class TargetedPgd:
     """Projected gradient ascent of the targeted loss toward each of the first ``targets`` wrong classes; the best end is kept.
 
-    The best end is the one where any other class leads most (its untargeted margin), so an image counts as fooled whichever wrong
-    class it got. ``choice``: random, classes in a uniformly random order, as in SGR's T-PGD with one target; likeliest, those
-    with the largest logits first, as in the targeted attack of Croce and Hein 2020, with 9 targets; least_likely, from the
-    smallest (Kurakin et al. 2017). ``automatic`` takes Auto-PGD's steps in place of PGD's of one length.
+    The best end is the one where any other class leads most, so an image counts as fooled whichever wrong class it got. Once an
+    image is fooled for certain it stops there and goes toward no further target. ``choice``: random, classes in a uniformly
+    random order, as in SGR's T-PGD with one target; likeliest, those with the largest logits first, as in the targeted attack of
+    Croce and Hein 2020, with 9 targets; least_likely, from the smallest (Kurakin et al. 2017). ``automatic`` takes Auto-PGD's
+    steps in place of PGD's of one length.
 
     Source: Madry et al. 2018; SGR (Roth et al. 2018); Croce and Hein 2020, eq. 7. Classes beyond K - 1 are not there to be tried.
     """
@@ -70,13 +71,16 @@ class TargetedPgd:
     def __call__(self, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
         """Adversarial images float32 [n, C, H, W] in the ball and in [0, 1]."""
         assert self.budget is not None, "a budget has to be set"
-        wanted = ordered_targets(classifier, images, labels, self.choice, draws)[:, : self.targets]
-        ends = [self._toward(target, classifier, images, labels, draws, self.budget) for target in wanted.unbind(1)]
-        return ends[0] if len(ends) == 1 else strongest(classifier, torch.stack(ends), labels, LOSSES["margin"], draws)
+        budget, wanted = self.budget, ordered_targets(classifier, images, labels, self.choice, draws)[:, : self.targets]
+
+        def run(turn: int, rows: torch.Tensor, mine: ImageDraws) -> torch.Tensor:
+            return self._toward(wanted[rows, turn], classifier, images[rows], labels[rows], mine, budget)
+
+        return worst_end(run, wanted.shape[1], classifier, images, labels, LOSSES["margin"], draws)
 
     def _toward(self, target: torch.Tensor, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws,
                 budget: float) -> torch.Tensor:
-        loss = toward(target, self.loss)
+        loss = Toward(target, self.loss)
         if self.automatic:
             return climb(classifier, images, labels, loss, draws, steps=self.steps, restarts=1, at_random=self.random_start,
                          progress=0.75, budget=budget, norm=self.norm)

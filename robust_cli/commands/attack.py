@@ -13,6 +13,7 @@ from robust_cli.runs.console import duration, say
 from robust_cli.runs.folder import RunFolder
 
 if TYPE_CHECKING:
+    from robust_cli.attacks.classifiers import Classifier
     from robust_cli.composing.subject import Subject
 
 PAPERS_VOTES = 10
@@ -21,51 +22,87 @@ PAPERS_VOTES = 10
 @command("attack")
 def main(config: DictConfig, folder: RunFolder) -> None:
     """Attack a model: writes outcomes.csv, the adversarial images, and robust accuracy against budget."""
-    from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
+    import torch
+
+    from robust_cli.attacks import plan, stored
+    from robust_cli.attacks.checks import IMAGES, look
     from robust_cli.attacks.estimate import estimated_seconds
-    from robust_cli.attacks.evaluation import check_suited, evaluate, is_closest
+    from robust_cli.attacks.evaluation import Rules, evaluate
+    from robust_cli.commands.measuring import measure
     from robust_cli.composing import subject as subjects
     from robust_cli.composing.build import build
     from robust_cli.reporting import results
+    from robust_cli.smoothing.noise import ImageDraws
     from robust_cli.smoothing.votes import NoisyVotes
 
     attacks = {name: build(node, f"attack.{name}") for name, node in config.attack.items()}
+    measures = {name: build(node, f"measure.{name}") for name, node in config.measure.items()}
     subject = subjects.load_subject(config, "attack")
     budgets = chosen_budgets(config, subject.dataset, {str(attack.norm) for attack in attacks.values()})
-    noise_std = config.noise_std  # none where the base classifier is attacked
-    check_suited(attacks, noise_std is not None)
-    announce(config, subject, noise_std, attacks, budgets)
+    classifier, decide = victim(config, subject), None
+    plan.check_suited(attacks, classifier)
+    others, told = stored.transfers(config.transfer, subject.images)
+    announce(config, subject, attacks, budgets, told)
     subjects.record(folder, config, subject.device, subject.images, subject.about["model_fingerprint"])
+    if any(hasattr(attack, "with_data") for attack in attacks.values()):
+        training = subject.dataset.split("train")
+        attacks = {name: a.with_data(training) if hasattr(a, "with_data") else a for name, a in attacks.items()}
 
-    model, precision, decide = subject.model, subject.about["precision"], None
-    if noise_std is not None:
-        classifier: Any = SmoothedClassifier(model, noise_std, config.gradient_draws, config.objective.value, precision)
-        counter = NoisyVotes(model, subject.classes, noise_std, config.seed, subject.device, precision)
+    if classifier.random:
+        counter = NoisyVotes(subject.model, subject.classes, config.noise_std, config.seed, subject.device,
+                             config.precision.value)
 
         def decide(images: Any, indices: Any, purpose: str) -> Any:
             return counter.decide(images, indices, purpose, config.decision_votes)
-    else:
-        classifier = BaseClassifier(model, precision)
-    seconds = estimated_seconds(attacks, classifier, subject.images, budgets, config.batch_size, decide)
-    say(f"  about {duration(seconds)} for all images and budgets")
+
+    few = subject.images.select(torch.arange(min(IMAGES, len(subject.images))), subject.images.subset)
+    doubts = look(classifier, few.float(), few.labels, ImageDraws(subject.device, config.seed, "look", few.indices.tolist()))
+    for doubt in doubts:
+        say(f"warning: {doubt.sentence}")
+    if attacks:
+        seconds = estimated_seconds(attacks, classifier, subject.images, budgets, config.batch_size, decide)
+        say(f"  at most about {duration(seconds)} for all images and budgets")
     evaluate(attacks, classifier, subject.images, budgets, seed=config.seed, batch_size=config.batch_size, device=subject.device,
-             folder=folder, decide=decide)
+             folder=folder, decide=decide, more=others, rounded=config.eight_bit,
+             rules=Rules(config.labels.value, config.also_wrong, config.early_stop))
     folder.write_about({
-        **subject.about, "classifier": config.classifier.value, "noise_std": noise_std,
-        **through_noise(config), "budgets": budgets,
-        "attacks": {name: {"norm": str(a.norm), "closest": is_closest(a), "settings": settings(config.attack[name])}
-                    for name, a in attacks.items()}})
+        **subject.about, "classifier": config.classifier.value, "noise_std": config.noise_std,
+        **through_noise(config), "budgets": budgets, "early_stop": config.early_stop, "labels": config.labels.value,
+        "also_wrong": config.also_wrong, "transfer": told, "doubts": [doubt.sentence for doubt in doubts],
+        "attacks": {name: {"norm": str(a.norm), "closest": plan.is_closest(a), "kind": plan.kind(a),
+                           "target": config.attack[name]._target_, "settings": settings(config.attack[name])}
+                    for name, a in attacks.items()},
+        "measures": {name: config.measure[name]._target_ for name in measures}})
+    measure(measures, classifier, attacks, budgets, subject, config, folder)
     results.attacked(folder)
     say(f"run: {folder}")
     say(f"next: {after_evaluation(folder, config)}")
 
 
+def victim(config: DictConfig, subject: Subject) -> Classifier:
+    """The classifier that the settings name, as attacks see it."""
+    from robust_cli.attacks.classifiers import BaseClassifier, NoisyGradients, SmoothedClassifier
+
+    model, precision, noise = subject.model, config.precision.value, config.gradient_noise
+    if config.noise_std is not None:
+        if noise.std is not None:
+            raise UserError("gradient_noise.std: expected null on a smoothed classifier, whose gradients go through its own noise "
+                            f"(noise_std={config.noise_std:g}); leave it out, or attack classifier=base")
+        return SmoothedClassifier(model, config.noise_std, config.gradient_draws, config.objective.value, precision,
+                                  config.query_votes)
+    if noise.std is not None:
+        return NoisyGradients(model, noise.std, noise.draws, precision)
+    return BaseClassifier(model, precision, stops=config.early_stop)
+
+
 def through_noise(config: DictConfig) -> dict[str, Any]:
-    """How a smoothed classifier is attacked and decided; nothing of it for a base classifier."""
-    smoothed = config.noise_std is not None
+    """How a smoothed classifier is attacked and decided; nothing of it for a base classifier, but the noise of its gradients."""
+    smoothed, noise = config.noise_std is not None, config.gradient_noise
     return {"gradient_draws": config.gradient_draws if smoothed else None,
             "objective": config.objective.value if smoothed else None,
-            "decision_votes": config.decision_votes if smoothed else None}
+            "query_votes": config.query_votes if smoothed else None,
+            "decision_votes": config.decision_votes if smoothed else None,
+            "gradient_noise": {"std": noise.std, "draws": noise.draws} if noise.std is not None else None}
 
 
 def chosen_budgets(config: DictConfig, dataset: Any, norms: set[str]) -> dict[str, list[float]]:
@@ -86,23 +123,29 @@ def settings(node: Any) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items() if key not in ("_target_", "budget", "norm")}
 
 
-def announce(config: DictConfig, subject: Subject, noise_std: float | None, attacks: dict[str, Any],
-             budgets: dict[str, list[float]]) -> None:
+def announce(config: DictConfig, subject: Subject, attacks: dict[str, Any], budgets: dict[str, list[float]],
+             transfers: dict[str, Any]) -> None:
     """What will be done."""
-    from robust_cli.attacks.evaluation import is_closest
+    from robust_cli.attacks.plan import is_closest
     from robust_cli.composing.subject import introduce
 
     introduce("attack", subject, config)
-    if noise_std is None:
-        say("  the base classifier, without noise")
-    else:
+    noise = config.gradient_noise
+    if config.noise_std is not None:
         papers = " (the papers' choice)" if config.decision_votes == PAPERS_VOTES else ""
-        say(f"  the smoothed classifier, noise_std {noise_std:g}: gradients through {config.gradient_draws} draws "
-            f"({config.objective.value}), outcomes decided by {config.decision_votes} fresh votes{papers}")
+        climbed = "mean_loss, then log_mean_probability" if config.objective.value == "both" else config.objective.value
+        say(f"  the smoothed classifier, noise_std {config.noise_std:g}: gradients through {config.gradient_draws} draws "
+            f"({climbed}), outcomes decided by {config.decision_votes} fresh votes{papers}")
+    elif noise.std is not None:
+        say(f"  the base classifier, its gradients averaged over {noise.draws} draws of noise {noise.std:g}")
+    else:
+        say("  the base classifier, without noise")
     for name, attack in attacks.items():
         sizes = ", ".join(f"{b:g}" for b in budgets[str(attack.norm)])
         say(f"  {name}: closest in {attack.norm}, counted at {sizes}" if is_closest(attack) else
             f"  {name}: {attack.norm} budgets {sizes}")
+    for name, told in transfers.items():
+        say(f"  {name}: the images that {told['attack']} made on {told['title']}")
     for norm, asked in config.budgets.items():
         if asked is not None and norm not in budgets:
             say(f"  budgets.{norm} is not used: none of these attacks is measured in {norm}")

@@ -104,7 +104,7 @@ def _setting(error: OmegaConfBaseException) -> str:
     if place in PARTS:
         return f"{place}: {_no_group(place)}"
     group, _, rest = place.partition(".")
-    hint = f" (to use it add it to {group}=[...])" if group in ("attack", "certificate") and rest == key else ""
+    hint = f" (to use it add it to {group}=[...])" if group in ("attack", "certificate", "measure") and rest == key else ""
     return f"{place}: no such setting; {suggestion(key, valid) or 'there are none here'}{hint}"
 
 

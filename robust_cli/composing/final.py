@@ -19,7 +19,7 @@ from robust_cli.composing.saved_run import SavedRun, load_run
 from robust_cli.composing.schema import SCHEMAS, settings_of
 from robust_cli.messages import UserError, Wrong, suggestion
 
-_PATHS = ("run", "resume", "training.init_from", "dataset.root")
+_PATHS = ("run", "resume", "transfer", "training.init_from", "dataset.root")
 
 
 def final(config: DictConfig, hydra: DictConfig) -> DictConfig:
@@ -72,10 +72,16 @@ def absolute_paths(plain: dict[str, Any], base: Path) -> None:
         node: Any = plain
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
-        if isinstance(node, dict) and isinstance(node.get(last), str):
-            if not node[last]:
-                raise UserError(f"{key}: expected a folder, {key}=<folder>, got nothing")
-            node[last] = str((base / Path(node[last]).expanduser()).resolve())
+        if isinstance(node, dict) and isinstance(node.get(last), list):
+            node[last] = [_absolute(value, key, base) for value in node[last]]
+        elif isinstance(node, dict) and isinstance(node.get(last), str):
+            node[last] = _absolute(node[last], key, base)
+
+
+def _absolute(value: Any, key: str, base: Path) -> Any:
+    if value == "":
+        raise UserError(f"{key}: expected a folder, {key}=<folder>, got nothing")
+    return str((base / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
 
 
 def typed(plain: Mapping[str, Any], command: str) -> DictConfig:
@@ -111,7 +117,7 @@ def _check_ranges(config: DictConfig, schema: type) -> None:
 def _check_names(plain: Mapping[str, Any], command: str) -> None:
     """`+foo=1` passes a schema without a word; here it does not."""
     known = {command: (plain, settings_of(command))}
-    for node in ("training", "budgets"):
+    for node in ("training", "budgets", "gradient_noise"):
         if isinstance(plain.get(node), dict):
             schema = type(SCHEMAS[command]().__dict__[node])
             known[node] = (plain[node], [entry.name for entry in dataclasses.fields(schema)])
@@ -129,9 +135,15 @@ def _check_nodes(plain: Mapping[str, Any], command: str) -> None:
                 raise UserError(f"{part}: expected one of `robust list {part}` (a node with _target_), got {plain[part]!r}")
         return
     group = "certificate" if command == "certify" else "attack"
-    if not isinstance(plain[group], dict) or not plain[group]:
+    enough = plain[group] or plain.get("transfer") or plain.get("measure")
+    if not isinstance(plain[group], dict) or not enough:
         raise UserError(f"{group}: expected at least one, {group}=[...]; see `robust list {group}`")
-    for name, node in plain[group].items():
+    _check_group(group, plain[group])
+    _check_group("measure", plain.get("measure"))
+
+
+def _check_group(group: str, nodes: Any) -> None:
+    for name, node in dict(nodes or {}).items():
         if not isinstance(node, dict) or "_target_" not in node:
             raise UserError(f"{group}.{name}: expected a node with _target_, got {node!r}; a file {group}/mine.yaml of yours "
                             f"must begin with the line '# @package {group}.mine'")

@@ -26,6 +26,14 @@ class Objective(Enum):
 
     mean_loss = "mean_loss"
     log_mean_probability = "log_mean_probability"
+    both = "both"
+
+
+class Labels(Enum):
+    """What an attack leads away from."""
+
+    dataset = "dataset"
+    predicted = "predicted"
 
 
 def _check_common(settings: Train | Certify | Attack) -> None:
@@ -121,6 +129,18 @@ class Budgets:
 
 
 @dataclass
+class GradientNoise:
+    """Noise around which the gradients of a base classifier are averaged."""
+
+    std: float | None = None
+    draws: int = 10
+
+    def __post_init__(self) -> None:
+        check(self.std is None or 0 < self.std < math.inf, "std", "a number > 0, or null", self.std)
+        check(self.draws >= 1, "draws", "a whole number >= 1", self.draws)
+
+
+@dataclass
 class Attack:
     """`robust attack`. The meaning and unit of each key stand beside it in conf/attack.yaml."""
 
@@ -128,9 +148,16 @@ class Attack:
     classifier: Target | None = None
     noise_std: float | None = None
     gradient_draws: int = 10
-    objective: Objective = Objective.mean_loss
+    objective: Objective = Objective.both
+    query_votes: int = 100
     decision_votes: int = 1000
+    gradient_noise: GradientNoise = field(default_factory=GradientNoise)
     budgets: Budgets = field(default_factory=Budgets)
+    early_stop: bool = True
+    labels: Labels = Labels.dataset
+    also_wrong: bool = False
+    eight_bit: bool = False
+    transfer: list[str] = field(default_factory=list)
     seed: int = 0
     device: Device = Device.auto
     precision: Precision = Precision.fp32
@@ -139,12 +166,13 @@ class Attack:
     resume: str | None = None
     trust: list[str] = field(default_factory=list)
     dataset: Any = field(default_factory=_root)
-    attack: Any = MISSING
+    attack: Any = field(default_factory=dict)
+    measure: Any = field(default_factory=dict)
     cluster: Any = MISSING
 
     def __post_init__(self) -> None:
         _check_evaluation(self)
-        _check_at_least(self, 1, "gradient_draws", "decision_votes", "batch_size")
+        _check_at_least(self, 1, "gradient_draws", "query_votes", "decision_votes", "batch_size")
 
 
 SCHEMAS: dict[str, type] = {"train": Train, "certify": Certify, "attack": Attack}

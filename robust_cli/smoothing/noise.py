@@ -42,8 +42,8 @@ class ImageDraws:
 
     def __init__(self, device: torch.device | str, seed: int, purpose: str, indices: Sequence[int]) -> None:
         """``indices``: the images' indices in their data set, which key their streams."""
-        self.device = torch.device(device)
-        self._generators = [keyed_generator(device, seed, purpose, int(i)) for i in indices]
+        self.device, self.indices = torch.device(device), [int(i) for i in indices]
+        self._generators = [keyed_generator(device, seed, purpose, i) for i in self.indices]
 
     def __len__(self) -> int:
         return len(self._generators)
@@ -51,7 +51,8 @@ class ImageDraws:
     def select(self, positions: Sequence[int]) -> ImageDraws:
         """The draws of some of the images (by position), sharing their streams: for images that stay in an attack."""
         chosen = object.__new__(ImageDraws)
-        chosen.device, chosen._generators = self.device, [self._generators[int(p)] for p in positions]
+        chosen.device, chosen.indices = self.device, [self.indices[int(p)] for p in positions]
+        chosen._generators = [self._generators[int(p)] for p in positions]
         return chosen
 
     def normal(self, *shape: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robust_cli.attacks.losses import LOSSES, difference_of_logits_ratio, lead, toward
+from robust_cli.attacks.losses import LOSSES, Toward, difference_of_logits_ratio, lead
 from robust_cli.messages import Wrong
 
 LOGITS = torch.tensor([[3.0, 1.0, 0.5, -1.0], [0.0, 4.0, 1.0, 2.0]])
@@ -33,18 +33,18 @@ def test_ratio_does_not_change_with_scale_or_shift_and_its_gradient_survives_sat
 
 def test_targeted_forms_by_hand() -> None:
     labels, targets = torch.tensor([0, 3]), torch.tensor([2, 1])
-    ratio = toward(targets, "difference_of_logits_ratio")(LOGITS, labels)
+    ratio = Toward(targets, "difference_of_logits_ratio")(LOGITS, labels)
     torch.testing.assert_close(ratio, torch.tensor([(0.5 - 3) / (3 - (0.5 - 1) / 2), (4.0 - 2) / (4 - 0.5)]))
-    torch.testing.assert_close(toward(targets, "cross_entropy")(LOGITS, labels), LOGITS.log_softmax(1)[[0, 1], targets])
-    torch.testing.assert_close(toward(targets, "margin")(LOGITS, labels), torch.tensor([-52.5, -48.0]))
+    torch.testing.assert_close(Toward(targets, "cross_entropy")(LOGITS, labels), LOGITS.log_softmax(1)[[0, 1], targets])
+    torch.testing.assert_close(Toward(targets, "margin")(LOGITS, labels), torch.tensor([-52.5, -48.0]))
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
 def test_targeted_forms_take_an_images_draws_together(name: str) -> None:
     """Logits of two images, three draws each, image by image as a smoothed classifier passes them."""
     labels, targets = torch.tensor([0, 3]), torch.tensor([2, 1])
-    several = toward(targets, name)(LOGITS.repeat_interleave(3, 0), labels.repeat_interleave(3))
-    torch.testing.assert_close(several, toward(targets, name)(LOGITS, labels).repeat_interleave(3))
+    several = Toward(targets, name)(LOGITS.repeat_interleave(3, 0), labels.repeat_interleave(3))
+    torch.testing.assert_close(several, Toward(targets, name)(LOGITS, labels).repeat_interleave(3))
 
 
 def test_ratio_with_equal_logits_is_finite_and_few_classes_are_refused() -> None:
@@ -52,4 +52,4 @@ def test_ratio_with_equal_logits_is_finite_and_few_classes_are_refused() -> None
     with pytest.raises(Wrong, match="less than 3 classes"):
         difference_of_logits_ratio(torch.zeros(1, 2), torch.tensor([0]))
     with pytest.raises(Wrong, match="less than 4 classes"):
-        toward(torch.tensor([1]), "difference_of_logits_ratio")(torch.zeros(1, 3), torch.tensor([0]))
+        Toward(torch.tensor([1]), "difference_of_logits_ratio")(torch.zeros(1, 3), torch.tensor([0]))

@@ -17,10 +17,11 @@ from toy_victims import Halfspace, curved, random_images, uneven_weights
 from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
 from robust_cli.attacks.deepfool import DeepFool
 from robust_cli.attacks.estimate import estimated_seconds
-from robust_cli.attacks.evaluation import check_suited, evaluate, is_closest, sweep
+from robust_cli.attacks.evaluation import evaluate
 from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.fmn import Fmn
 from robust_cli.attacks.pgd import Pgd
+from robust_cli.attacks.plan import check_suited, is_closest, sweep
 from robust_cli.datasets.images import Images
 from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder
@@ -39,7 +40,9 @@ def run(folder: Path, **changes: Any) -> list[dict[str, str]]:
               "batch_size": 3, "device": "cpu", "folder": RunFolder(folder), **changes}
     evaluate(chosen.pop("attacks"), chosen.pop("classifier"), chosen.pop("images"), chosen.pop("budgets"), **chosen)
     with (folder / "outcomes.csv").open() as file:
-        return list(csv.DictReader(file))
+        found = list(csv.DictReader(file))
+    groups = list(dict.fromkeys(row["attack"] for row in found))
+    return sorted(found, key=lambda row: (groups.index(row["attack"]), int(row["index"])))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -99,7 +102,7 @@ def test_a_random_classifier_is_refused_in_one_line(tmp_path: Path) -> None:
         run(tmp_path, classifier=smoothed, decide=lambda *_: np.zeros((3, 3)))
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "outcomes.csv").exists()
-    check_suited({"fgsm": FastGradient()}, random=True)
+    check_suited({"fgsm": FastGradient()}, smoothed)
 
 
 def test_the_estimate_takes_it_once() -> None:

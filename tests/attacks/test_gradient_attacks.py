@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from toy_victims import Halfspace, Identity, curved, draws, grey, random_images, uneven_weights
+from toy_victims import Halfspace, Identity, Relentless, curved, draws, grey, random_images, uneven_weights
 
 from robust_cli.attacks.auto_pgd import AutoPgd
 from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
 from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.geometry import distances
-from robust_cli.attacks.losses import LOSSES
+from robust_cli.attacks.losses import LOSSES, Loss, lead
 from robust_cli.attacks.lrc import LongRangeCorrelated
 from robust_cli.attacks.pgd import Pgd
 from robust_cli.attacks.pgd_l1 import PgdL1
@@ -56,7 +56,7 @@ def reaches_linear_worst_case(attack: Any, order: int, share: float, smoothed: b
     weight, budget, n = uneven_weights(), 0.05, 8
     model, images = Halfspace(weight, bias=0.3), 0.1 + 0.8 * random_images(n)
     labels = (model(images)[:, 1] > 0).long()
-    classifier = SmoothedClassifier(model, 0.3, draws=3) if smoothed else BaseClassifier(model)
+    classifier = SmoothedClassifier(model, 0.3, draws=3) if smoothed else Relentless(model)
     found = replace(attack, budget=budget)(classifier, images, labels, draws(n))
     with torch.no_grad():
         before, after = model(images)[:, 1], model(found)[:, 1]
@@ -117,7 +117,7 @@ def test_budget_and_box_hold_also_at_corners(attack: Any, budget: float) -> None
     images = random_images(40)
     images[:20] = images[:20].round()
     labels = torch.arange(40) % 3
-    for classifier in (BaseClassifier(curved()), SmoothedClassifier(curved(), 0.2, draws=2)):
+    for classifier in (Relentless(curved()), SmoothedClassifier(curved(), 0.2, draws=2)):
         found = replace(attack, budget=budget)(classifier, images, labels, draws(40))
         assert found.dtype == torch.float32
         assert (distances(found, images, attack.norm) <= budget * (1 + 1e-9)).all()
@@ -149,7 +149,7 @@ def beats_noise(attack: Any) -> None:
     model, images = curved(1).eval(), random_images(n)
     labels = model(images).argmax(1)
     loss = LOSSES["cross_entropy"]
-    found = loss(model(replace(attack, budget=budget)(BaseClassifier(model), images, labels, draws(n))), labels)
+    found = loss(model(replace(attack, budget=budget)(Relentless(model), images, labels, draws(n))), labels)
     generator, noisy = torch.Generator().manual_seed(9), []
     for _ in range(20):
         step = torch.randn(images.shape, generator=generator)
@@ -169,12 +169,12 @@ def test_stronger_than_noise_of_the_same_size(attack: Any) -> None:
 
 def test_restarts_only_help_and_steps_help() -> None:
     model, images, labels = curved(2).eval(), random_images(30), torch.arange(30) % 3
-    loss, classifier = LOSSES["cross_entropy"], BaseClassifier(model)
+    loss, classifier = LOSSES["cross_entropy"], Relentless(model)
 
-    def after(attack: Pgd) -> torch.Tensor:
-        return loss(model(attack(classifier, images, labels, draws(30))), labels).detach()
+    def after(attack: Pgd, measured: Loss = loss) -> torch.Tensor:
+        return measured(model(attack(classifier, images, labels, draws(30))), labels).detach()
 
-    one, five = (after(Pgd(norm="linf", steps=2, random_start=True, restarts=r, budget=0.3)) for r in (1, 5))
+    one, five = (after(Pgd(norm="linf", steps=2, random_start=True, restarts=r, budget=0.3), lead) for r in (1, 5))
     assert (five >= one - 1e-6).all()  # the first restart has the same draws
     assert float((five - one).mean()) > 0
     fgsm = loss(model(FastGradient(budget=0.3)(classifier, images, labels, draws(30))), labels).detach()

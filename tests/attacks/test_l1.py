@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toy_victims import SHAPE, Halfspace, draws, random_images, uneven_weights
+from toy_victims import SHAPE, Halfspace, Relentless, draws, random_images, uneven_weights
 
-from robust_cli.attacks.classifiers import BaseClassifier
 from robust_cli.attacks.geometry import distances, project_l1_box, size
 from robust_cli.attacks.pgd_l1 import PgdL1, sparse_direction
 
@@ -66,7 +65,7 @@ def test_linear_worst_case_with_the_box(budget: float, share: float, restarts: i
     weight, n = uneven_weights(), 12
     model, images = Halfspace(weight, bias=0.3), 0.05 + 0.9 * random_images(n)
     labels = (model(images)[:, 1] > 0).long()
-    found = PgdL1(steps=100, restarts=restarts, budget=budget)(BaseClassifier(model), images, labels, draws(n))
+    found = PgdL1(steps=100, restarts=restarts, budget=budget)(Relentless(model), images, labels, draws(n))
     with torch.no_grad():
         drop = (model(images) - model(found))[:, 1] * (2 * labels - 1)
     for k in range(n):

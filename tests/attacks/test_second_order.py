@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from toy_victims import PIXELS, Identity, Polynomial, draws, grey, symmetric
+from toy_victims import PIXELS, Identity, Polynomial, Relentless, draws, grey, symmetric
 
-from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
+from robust_cli.attacks.classifiers import SmoothedClassifier
 from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.geometry import random_direction
 from robust_cli.attacks.losses import margin
@@ -23,13 +23,13 @@ SINGLE = SecondOrder(form="single", loss="margin", budget=BUDGET)
 
 def rise(model: Polynomial, attack: Any, n: int = 6) -> torch.Tensor:
     """By how much the attack raises the loss from the critical point."""
-    found = attack(BaseClassifier(model), grey(n), torch.zeros(n).long(), draws(n))
+    found = attack(Relentless(model), grey(n), torch.zeros(n).long(), draws(n))
     with torch.no_grad():
         return model.q(found) - model.q(grey(n))
 
 
 def delta(model: Polynomial, attack: Any, n: int = 6) -> torch.Tensor:
-    found = attack(BaseClassifier(model), grey(n), torch.zeros(n).long(), draws(n))
+    found = attack(Relentless(model), grey(n), torch.zeros(n).long(), draws(n))
     return (found - grey(n)).flatten(1)
 
 
@@ -148,7 +148,7 @@ def test_costs() -> None:
     model, images, labels = Polynomial(symmetric([1.0])[0]), grey(2), torch.zeros(2).long()
     for settings, forward, backward in (({"form": "averaged", "draws": 6}, 6, 6), ({"form": "single"}, 3, 1),
                                         ({"form": "single", "power_iterations": 3}, 6, 4)):
-        classifier = BaseClassifier(model)
+        classifier = Relentless(model)
         SecondOrder(budget=0.1, steps=5, **settings)(classifier, images, labels, draws(2))
         assert classifier.network.forward_passes == 5 * 2 * forward
         assert classifier.network.backward_passes == 5 * 2 * backward

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from toy_victims import Identity, draws
+from toy_victims import Identity, Relentless, draws
 
 from robust_cli.attacks.auto_pgd import AutoPgd, checkpoints
 from robust_cli.attacks.classifiers import BaseClassifier
@@ -133,7 +133,7 @@ def test_a_targeted_attack_gets_its_target(trained: Trained) -> None:
     model, images, labels = trained
     targets = ordered_targets(BaseClassifier(model), images, labels, "random", draws(N))[:, 0]
     for automatic in (False, True):
-        found = TargetedPgd(norm="l2", automatic=automatic, budget=6.0)(BaseClassifier(model), images, labels, draws(N))
+        found = TargetedPgd(norm="l2", automatic=automatic, budget=6.0)(Relentless(model), images, labels, draws(N))
         assert float((model(found).argmax(1) == targets).float().mean()) > 0.95
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from robust_cli.attacks.classifiers import BaseClassifier
 from robust_cli.smoothing.noise import ImageDraws
 
 SHAPE = (1, 4, 4)
@@ -88,6 +89,19 @@ def random_images(n: int, seed: int = 0) -> torch.Tensor:
 
 def draws(n: int, purpose: str = "test", first: int = 0) -> ImageDraws:
     return ImageDraws("cpu", 0, purpose, range(first, first + n))
+
+
+class Relentless(BaseClassifier):
+    """A base classifier that never says that an image is fooled, so that attacks take all their steps: how far they get shows.
+
+    Its lead keeps the order of the true one, below 0.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, stops=False)
+
+    def lead(self, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
+        return -torch.exp(-super().lead(images, labels, draws).clamp(-30, 30))
 
 
 @dataclass(frozen=True)
