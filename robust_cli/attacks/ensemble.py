@@ -66,7 +66,7 @@ class Ensemble:
             known = is_dataclass(attack) and all(hasattr(attack, part) for part in ("norm", "__call__"))
             check(known, f"attacks.{name}", "an attack", attack)
             closest = getattr(attack, "closest", False)
-            check(not closest, f"attacks.{name}", "an attack within a budget", f"{type(attack).__name__}, for the closest example")
+            check(not closest, f"attacks.{name}", "an attack that works within a budget", type(attack).__name__)
             check(attack.norm == self.norm, f"attacks.{name}.norm", f"{self.norm}, the norm of the ensemble", str(attack.norm))
         check(self.budget is None or 0 < self.budget < math.inf, "budget", "a number > 0", self.budget)
 

@@ -24,13 +24,13 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     """Attack a model: writes outcomes.csv, the adversarial images, and robust accuracy against budget."""
     import torch
 
-    from robust_cli.attacks import plan, stored
-    from robust_cli.attacks.checks import IMAGES, look
-    from robust_cli.attacks.estimate import estimated_seconds
-    from robust_cli.attacks.evaluation import Rules, evaluate
     from robust_cli.commands.measuring import measure
     from robust_cli.composing import subject as subjects
     from robust_cli.composing.build import build
+    from robust_cli.evaluation import plan, stored
+    from robust_cli.evaluation.doubts import IMAGES, look
+    from robust_cli.evaluation.estimate import estimated_seconds
+    from robust_cli.evaluation.outcomes import Rules, evaluate
     from robust_cli.reporting import results
     from robust_cli.smoothing.noise import ImageDraws
     from robust_cli.smoothing.votes import NoisyVotes
@@ -117,17 +117,22 @@ def chosen_budgets(config: DictConfig, dataset: Any, norms: set[str]) -> dict[st
 
 
 def settings(node: Any) -> dict[str, Any]:
-    """An attack's settings as plain values."""
-    plain = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key not in ("_target_", "budget", "norm")}
+    """An attack's settings as plain values by their names, those of an ensemble's attacks dotted."""
+    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            found |= {f"{key}.{inner}": own for inner, own in settings(value).items()}
+        elif key not in ("_target_", "budget", "norm"):
+            found[str(key)] = value
+    return found
 
 
 def announce(config: DictConfig, subject: Subject, attacks: dict[str, Any], budgets: dict[str, list[float]],
              transfers: dict[str, Any]) -> None:
     """What will be done."""
-    from robust_cli.attacks.plan import is_closest
     from robust_cli.composing.subject import introduce
+    from robust_cli.evaluation.plan import is_closest
 
     introduce("attack", subject, config)
     noise = config.gradient_noise

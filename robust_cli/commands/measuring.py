@@ -22,7 +22,7 @@ def measure(measures: Mapping[str, Any], classifier: Classifier, attacks: Mappin
         return
     import pandas as pd
 
-    from robust_cli.attacks.plan import sweep
+    from robust_cli.evaluation.plan import sweep
     from robust_cli.measures.measure import Material
 
     planned: dict[str, list[tuple[float, Any]]] = {name: [] for name in attacks}

@@ -159,7 +159,8 @@ def _group_lines(group: str, found: dict[str, Path]) -> list[str]:
 def _choice_lines(group: str, choice: str, file: Path) -> list[str]:
     text, source = summary(file)
     prefix = f"{group}.{choice}" if group in ("attack", "certificate", "measure") else group
-    found = [(key if key.startswith(group) else f"{prefix}.{key}", value, comment) for key, value, comment in keys(file)]
+    found = [(key if key == group or key.startswith(f"{group}.") else f"{prefix}.{key}", value, comment)
+             for key, value, comment in keys(file)]
     if group == "experiment":
         found = keys(file)
     return [f"{group}={choice}: {text}" + (f"  [{source}]" if source else ""), *_key_lines(found), ""]

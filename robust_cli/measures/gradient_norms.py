@@ -15,8 +15,8 @@ import torch
 
 from robust_cli.attacks.classifiers import BaseClassifier, Classifier, LossAt, Network, NoisyGradients, Slope, SmoothedClassifier
 from robust_cli.attacks.losses import LOSSES, Loss
-from robust_cli.attacks.storage import CLEAN
 from robust_cli.datasets.images import Images
+from robust_cli.evaluation.storage import CLEAN
 from robust_cli.measures.means import mean_and_error
 from robust_cli.measures.measure import Material
 from robust_cli.messages import check

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from robust_cli.attacks.classifiers import Classifier
-from robust_cli.attacks.storage import CLEAN
+from robust_cli.evaluation.storage import CLEAN
 from robust_cli.measures.means import mean_and_error
 from robust_cli.measures.measure import Material
 from robust_cli.messages import check

@@ -56,7 +56,8 @@ def frame(run: Attacked, attack: str) -> pd.DataFrame:
     rows = rows[rows["budget"] > 0]
     clean = clean[clean["index"].isin(rows["index"])]
     if is_closest(run, attack):
-        rows = _within(rows, clean, run.about["budgets"][rows["norm"].iloc[0]])
+        budgets = run.about.get("budgets") or {}  # of a norm in which only another run's images are measured there are none
+        rows = _within(rows, clean, budgets.get(rows["norm"].iloc[0]) or [])
     return pd.concat([clean.assign(budget=0.0), rows])[COLUMNS].sort_values(["budget", "index"], ignore_index=True)
 
 
@@ -67,7 +68,7 @@ def _within(rows: pd.DataFrame, clean: pd.DataFrame, budgets: Sequence[float]) -
     distance, fooled = rows[rows["norm"].iloc[0]].to_numpy(), rows["robust"].to_numpy() == 0
     parts = [rows.assign(budget=float(b), robust=(right & ~(fooled & (distance <= b * (1 + TOLERANCE)))).astype(int))
              for b in budgets]
-    return pd.concat(parts)
+    return pd.concat(parts) if parts else rows[:0]
 
 
 def measured(norm: str) -> str:

@@ -18,6 +18,9 @@ _ATTACKS = (
     "l1 and std), pixel units. Forward and backward passes are means per image. Robust accuracy counts an image that is wrong "
     "when clean as fooled. "
     "The worst case counts an image as robust only if every attack failed on it.")
+_DERIVED = (
+    "NAME@FINGERPRINT: images that this attack made on another model, put before this one; NAME@8bit: the attack's own images "
+    "rounded to 8 bits and decided again. Neither enters the worst case.")
 _CHECK = (
     "Compared: images with a stored adversarial image at a distance below their radius R. Broken: another class has more of "
     "the decision votes than the certified one (one-sided binomial test at 1e-6 / (classes - 1)). Allowed: 99.9 % quantile of "
@@ -44,7 +47,7 @@ def accuracy_table(lines: Sequence[Line[Attacked]], name: str = "robust_accuracy
     targets = dict.fromkeys(attacked.target(line.about) for line in lines)
     return Table(name, "Robust accuracy in % by budget", pd.concat(data, ignore_index=True),
                  ["", "images", "clean %", *(f"{norm} {budget:g}" for norm, budget in keys)], rows,
-                 [f"Attacked: {'; '.join(targets)}.", SPREAD])
+                 [f"Attacked: {'; '.join(targets)}.", *([] if all(line.is_own for line in lines) else [_DERIVED]), SPREAD])
 
 
 def _columns(lines: Sequence[Line[Attacked]], curves: Sequence[pd.DataFrame], most: int) -> list[tuple[str, float]]:

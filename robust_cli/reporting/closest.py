@@ -47,7 +47,7 @@ def closest_table(lines: Sequence[Line[Attacked]]) -> Table | None:
     """A row for each attack without a budget, runs of several seeds pooled; none where there is no such attack."""
     rows, data = [], []
     for line in lines:
-        if line.is_worst_case or not attacked.is_closest(line.runs[0], line.part):
+        if line.is_worst_case or not line.is_own or not attacked.is_closest(line.runs[0], line.part):
             continue
         found = pd.concat([measures(run, line.part) for run in line.runs])
         success = float(np.isfinite(found["l2"]).mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ _LOOK: dict[Any, Any] = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.axisbelow": True,
     "axes.grid": True, "grid.color": "#e3e3e3", "grid.linewidth": 0.7, "legend.frameon": False, "legend.fontsize": 9,
     "legend.handlelength": 3.4, "svg.fonttype": "path"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its name, its caption, and words for who cannot see it."""
+
+    name: str
+    figure: Figure
+    caption: str
 
 
 def _drawn(draw: Callable[[Axes], None], xlabel: str, ylabel: str) -> Figure:
@@ -162,6 +172,7 @@ def save(figure: Figure, png: Path, svg: Path) -> None:
 def inline_svg(svg: str, name: str, description: str) -> str:
     """An SVG file's text as an element for a page: no prologue, ids that no other figure has, and words for who cannot see it."""
     body = svg[svg.index("<svg"):]
+    body = re.sub(r'(<image\b[^>]*) id="[^"]*"', r"\1", body)  # equal images share one, which nothing refers to
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", body)
     words = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

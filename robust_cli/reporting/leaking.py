@@ -34,7 +34,7 @@ def label_leaking(run: Attacked) -> list[str]:
             gain = estimate(after.to_numpy() - clean.to_numpy())
             if gain.value > 0:
                 size = "closest" if math.isinf(budget) else f"{part['norm'].iloc[0]} {budget:g}"
-                found.append(_sentence(f"{run.folder.path.name}: {name} at {size}", estimate(after), estimate(clean), gain))
+                found.append(_sentence(f"{name} at {size}", estimate(after), estimate(clean), gain))
     return found
 
 
@@ -46,6 +46,6 @@ def _right(rows: pd.DataFrame) -> pd.Series[float]:
 def _sentence(where: str, after: Estimate, before: Estimate, gain: Estimate) -> str:
     verdict = ("no more than chance can do" if gain.value < _CHANCE * gain.error else
                "its perturbations may tell the label (label leaking): do not take its robust accuracy for robustness, and "
-               "train or test with an attack of several steps")
+               "train or test with an attack of several steps (docs/messages.md, \"Label leaking\")")
     return (f"{where} leaves {percent(after)} % of {gain.images} images right, above {percent(before)} % of the same images when "
             f"clean (paired difference {difference(gain.value, gain.error)} points): {verdict}.")

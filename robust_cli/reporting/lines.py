@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pandas as pd
 
 from robust_cli.reporting import attacked as robust
-from robust_cli.reporting.load import Attacked, Certified
+from robust_cli.reporting.load import DERIVED, Attacked, Certified
 
 # Facets shown whenever they differ, in this order; every other facet is shown only where it is needed to tell lines apart.
 _ALWAYS = ("dataset", "model", "regime", "classifier", "noise_std", "attack", "certificate", "bounds")
@@ -46,6 +47,11 @@ class Line(Generic[R]):
     def is_worst_case(self) -> bool:
         return self.part == _WORST
 
+    @property
+    def is_own(self) -> bool:
+        """False for images made on another model or rounded to 8 bits, which are no attack on this classifier."""
+        return DERIVED not in self.part
+
 
 AnyLine = Line[Any]
 
@@ -58,7 +64,8 @@ def certified_lines(runs: Sequence[Certified], warnings: list[str]) -> list[Line
 
 
 def attacked_lines(runs: Sequence[Attacked], warnings: list[str]) -> list[Line[Attacked]]:
-    """A line per attack, and one for the worst case over the attacks of a norm on one target."""
+    """A line per attack, and one for the worst case over the attacks of a norm on one target. Images made on another model, and
+    those rounded to 8 bits, have lines of their own and no say in the worst case."""
     single = [Line("", name, (run,), (robust.frame(run, name),), _attacked_facets(run, name), _hidden(run), _norm(run, name))
               for run in runs for name in run.names]
     single = _without_repeats(single, warnings)
@@ -72,7 +79,7 @@ def _norm(run: Attacked, attack: str) -> str:
 def _worst_cases(single: Sequence[Line[Attacked]]) -> list[Line[Attacked]]:
     """Over attacks on the same model as the same kind of classifier, decided alike, with the same seed; also across folders."""
     groups: dict[tuple[str, ...], list[Line[Attacked]]] = {}
-    for line in single:
+    for line in filter(lambda line: line.is_own, single):
         groups.setdefault((line.norm, *(str(line.about.get(key)) for key in _ONE_TARGET)), []).append(line)
     worst = []
     for group in groups.values():
@@ -117,13 +124,22 @@ def _certified_facets(run: Certified, name: str) -> dict[str, str]:
 
 def _attacked_facets(run: Attacked, name: str) -> dict[str, str]:
     about = run.about
-    own = about.get("attacks", {}).get(name, {}).get("settings") or {}
+    own = about.get("attacks", {}).get(name.removesuffix(f"{DERIVED}8bit"), {}).get("settings") or {}
+    source = (about.get("transfer") or {}).get(name, {}).get("source")
     settings = {f"attack: {k}": f"{k} {v}" for k, v in own.items() if k not in ("budget", "_target_", "norm")}
     return {**_model_facets(run), **settings, **_words((
-        ("attack", name, "{}"), ("classifier", about.get("classifier"), "{} classifier"),
+        ("attack", name, "{}"), ("attack: source", source and Path(source).name, "images of {}"),
+        ("classifier", about.get("classifier"), "{} classifier"),
         ("decision_votes", about.get("decision_votes"), "{} votes"),
         ("gradient_draws", about.get("gradient_draws"), "{} gradient draws"),
-        ("objective", about.get("objective"), "{}")))}
+        ("objective", about.get("objective"), "{}"), ("query_votes", about.get("query_votes"), "{} query votes"),
+        ("gradient_noise", _noise(about.get("gradient_noise")), "gradients through noise {}"),
+        ("early_stop", "all" if about.get("early_stop") is False else None, "{} steps"),
+        ("also_wrong", about.get("labels") if about.get("also_wrong") else None, "wrong images too ({} labels)")))}
+
+
+def _noise(of_gradients: dict[str, Any] | None) -> str | None:
+    return f"{of_gradients['std']:g} x {of_gradients['draws']}" if of_gradients else None
 
 
 def _without_repeats(single: Sequence[Line[R]], warnings: list[str]) -> list[Line[R]]:

@@ -22,6 +22,8 @@ _OF_ALL = ("dataset", "model", "regime", "seed", "model_fingerprint", "classes")
 _NEEDED = {"train": _OF_ALL, "certify": (*_OF_ALL, "noise_std", "failure_probability", "samples", "certificates"),
            "attack": (*_OF_ALL, "classifier", "attacks")}
 CLEAN = "none"  # the attack of the rows that hold each image's clean outcome
+DERIVED = "@"  # in the names of rows that are no attack on this run's classifier: <attack>@<fingerprint>, images made on another
+# model, and <attack>@8bit, its images rounded to 8 bits
 _FLOATS = ("radius", "p1_lower", "p2_upper", "budget", "l2", "linf")  # read to the last bit
 # Settings that say where and how fast a run works, or its seed: runs that differ only in these differ in nothing but the seed.
 _NO_MATTER = {"seed", "device", "root", "download", "threads", "checkpoint_every", "resume", "outputs", "output", "run"}
@@ -73,6 +75,11 @@ class Attacked:
     def names(self) -> list[str]:
         """The attacks, without the clean rows, in the order of the rows."""
         return [str(name) for name in self.outcomes["attack"].unique() if name != CLEAN]
+
+    @property
+    def own(self) -> list[str]:
+        """The attacks on this run's very classifier: no images made on another model, none rounded to 8 bits."""
+        return [name for name in self.names if DERIVED not in name]
 
     def of(self, attack: str) -> pd.DataFrame:
         """The rows of one attack, by budget and image; the clean rows for 'none'."""

@@ -11,25 +11,17 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from robust_cli.reporting import attacked_tables, certified_tables, figures, literature, records, tables
+from robust_cli.reporting import attacked_tables, certified_tables, figures, literature, measurements, pictures, records, tables
 from robust_cli.reporting.closest import closest_table
 from robust_cli.reporting.crosscheck import Check, check, same_classifier
+from robust_cli.reporting.figures import Picture
 from robust_cli.reporting.lines import AnyLine, Line, attacked_lines, certified_lines, in_common
-from robust_cli.reporting.load import Attacked, Certified, Runs, load
+from robust_cli.reporting.load import Certified, Runs, load
 from robust_cli.reporting.tables import Table
+from robust_cli.reporting.transfer import transfer_tables
 from robust_cli.runs.folder import RunFolder
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its name, its caption, and words for who cannot see it."""
-
-    name: str
-    figure: Figure
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +50,7 @@ class Content:
     runs: Runs
     common: str = ""
     verdicts: list[str] = field(default_factory=list)
+    galleries: list[Picture] = field(default_factory=list)
 
     @property
     def overall(self) -> str:
@@ -80,7 +73,7 @@ def write_report(folders: Sequence[Path | str], output: Path | str, radii: Array
         written[table.name] = folder.table(table.name)
         tables.write_csv(table, written[table.name])
     drawn: dict[str, Path] = {}
-    for picture in content.pictures:
+    for picture in [*content.pictures, *content.galleries]:
         drawn[picture.name] = folder.figure(picture.name, "png")
         figures.save(picture.figure, drawn[picture.name], folder.figure(picture.name, "svg"))
     page, text = folder.path / "report.html", folder.path / "report.md"
@@ -102,13 +95,15 @@ def gather(runs: Runs, radii: ArrayLike | None = None) -> Content:
         found += [certified_tables.paired_table(certificates, at), certified_tables.certificates_table(certificates)]
     if attacks:
         summary.append(attacked_tables.accuracy_table(attacks))
-        found += [*attacked_tables.attack_tables(attacks), closest_table(attacks)]
+        found += [*attacked_tables.attack_tables(attacks), closest_table(attacks), *transfer_tables(runs.attacked)]
+    found += measurements.tables(runs.attacked, [f"{run.about.get('regime')} ({run.folder.path.name})" for run in runs.attacked])
     found += [attacked_tables.crosscheck_table(checks) if checks else None, literature.beside_ours(certificates),
               records.training_table(runs.trained) if runs.trained else None]
     lines: list[AnyLine] = [*certificates, *attacks]
-    return Content(summary, _pictures(runs, certificates, attacks), [t for t in found if t is not None], checks,
+    drawn = [*pictures.of_runs(runs, certificates, attacks), *pictures.of_measures(runs)]
+    return Content(summary, drawn, [t for t in found if t is not None], checks,
                    records.warnings(runs, certificates), runs, in_common(lines) if lines else "",
-                   [f"{title}: {c.verdict}" for title, c in checks])
+                   [f"{title}: {c.verdict}" for title, c in checks], pictures.galleries(runs))
 
 
 def _checks(runs: Runs, certificates: Sequence[Line[Certified]]) -> list[tuple[str, Check]]:
@@ -125,57 +120,14 @@ def _checks(runs: Runs, certificates: Sequence[Line[Certified]]) -> list[tuple[s
     return found
 
 
-def _pictures(runs: Runs, certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> list[Picture]:
-    found = []
-    every: list[AnyLine] = [*certificates, *attacks]
-    for dataset in dict.fromkeys(str(line.about.get("dataset")) for line in every):
-        lines = [line for line in certificates if line.about.get("dataset") == dataset]
-        if lines:
-            limits = [certified_tables.largest_radius(line) for line in lines]
-            found.append(Picture(f"certified_{dataset}", figures.certified_figure(lines, limits),
-                                 f"Certified accuracy against l2 radius ({in_common(lines)}), with one standard error on either "
-                                 "side (standard deviation over the seeds where several are joined); diamonds: natural accuracy; "
-                                 "dotted: largest provable radius."))
-        on_this = [line for line in attacks if line.about.get("dataset") == dataset]
-        for norm in dict.fromkeys(line.norm for line in on_this):
-            of_norm = [line for line in on_this if line.norm == norm]
-            found.append(Picture(f"robust_{dataset}_{norm}", figures.robust_figure(of_norm, norm),
-                                 f"Robust accuracy against {norm} budget ({in_common(of_norm)}), with standard errors."))
-        found += _combined(dataset, lines, [line for line in on_this if line.norm == "l2"])
-    if runs.trained:
-        found.append(Picture("training", figures.training_figure(runs.trained, records.training_titles(runs.trained)),
-                             "Accuracy on the training (and, dashed, the validation) images by epoch."))
-    return found
-
-
-def _combined(dataset: str, certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> list[Picture]:
-    """For each smoothed classifier that was certified and attacked, both in one picture."""
-    found = []
-    for k, family in enumerate(dict.fromkeys(line.family for line in certificates)):
-        mine = [line for line in certificates if line.family == family]
-        against = [a for a in attacks if any(same_classifier(r, s) for line in mine for r in line.runs for s in a.runs)]
-        if against:
-            found.append(Picture(f"combined_{dataset}_{k + 1}", figures.combined_figure(mine, against),
-                                 f"One smoothed classifier ({in_common([*mine, *against])}): what is proven from below, what "
-                                 "attacks leave from above. " + _between([*mine, *against])))
-    return found
-
-
-def _between(lines: Sequence[Line[Any]]) -> str:
-    """What a picture of certified and attacked lines says about the truth."""
-    images = {frozenset(table["index"]) for line in lines for table in line.tables}
-    if len(images) == 1:
-        return "The true robust accuracy lies between the two."
-    return ("Not all lines are of the same images (see the tables): on images that two of them share, the true robust "
-            "accuracy lies between the two.")
-
-
 def _html(content: Content, folder: RunFolder) -> str:
     source = (files("robust_cli.reporting") / "report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    drawings = [(p, Markup(figures.inline_svg(folder.figure(p.name, "svg").read_text(encoding="utf-8"), p.name, p.caption)))
-                for p in content.pictures]
-    return environment.from_string(source).render(**_shared(content), drawings=drawings)
+
+    def drawing(p: Picture) -> Markup:
+        return Markup(figures.inline_svg(folder.figure(p.name, "svg").read_text(encoding="utf-8"), p.name, p.caption))
+
+    return environment.from_string(source).render(**_shared(content), drawing=drawing)
 
 
 def _shared(content: Content) -> dict[str, Any]:
@@ -189,6 +141,6 @@ def _markdown(content: Content) -> str:
     parts += [tables.markdown(t) for t in content.summary]
     parts += ["### Cross-check", "", *(f"- {v}" for v in content.verdicts), ""] if content.verdicts else []
     parts += ["### Warnings", "", *(f"- {w}" for w in content.warnings), ""] if content.warnings else []
-    parts += [f"![{p.caption}]({p.name}.png)\n" for p in content.pictures]
+    parts += [f"![{p.caption}]({p.name}.png)\n" for p in [*content.pictures, *content.galleries]]
     parts += [tables.markdown(t) for t in content.tables]
     return "\n".join(parts)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from robust_cli.reporting import certified
+from robust_cli.reporting import certified, distrust
+from robust_cli.reporting.leaking import label_leaking
 from robust_cli.reporting.lines import Line
 from robust_cli.reporting.load import Certified, Run, Runs, Trained
 from robust_cli.reporting.tables import EMPTY, Table
@@ -74,6 +75,9 @@ def warnings(runs: Runs, lines: Sequence[Line[Certified]]) -> list[str]:
                 found.append(f"{run.folder.path.name}: the smoothed classifier names only {named} of "
                              f"{run.about['classes']} classes; its training has collapsed "
                              "(a smaller or slowly rising weight of its noise term may help).")
+    for attack in runs.attacked:
+        name, looked = attack.folder.path.name, attack.about.get("doubts") or []
+        found += [f"{name}: {sentence}" for sentence in [*map(str, looked), *distrust.doubts(attack), *label_leaking(attack)]]
     unknown = [run.folder.path.name for run in runs.all()
                if not isinstance(run, Trained) and run.training is None and run.about.get("train_run")]
     if len(unknown) > 1:

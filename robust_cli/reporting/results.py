@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from robust_cli.reporting import attacked_tables, certified_tables, closest, figures
+from dataclasses import replace
+
+import pandas as pd
+
+from robust_cli.reporting import attacked_tables, certified_tables, closest, distrust, figures, gallery, measurements, transfer
+from robust_cli.reporting.leaking import label_leaking
 from robust_cli.reporting.lines import attacked_lines, certified_lines
 from robust_cli.reporting.load import Attacked, Certified, Trained, read
 from robust_cli.reporting.tables import Table, radius, write_csv
@@ -33,7 +38,7 @@ def certified(folder: RunFolder) -> None:
 
 
 def attacked(folder: RunFolder) -> None:
-    """Robust accuracy of an attack run: tables on the screen, CSV and a curve a norm."""
+    """Robust accuracy of an attack run: tables on the screen, CSV, a curve a norm, a few images, and what speaks against it."""
     run = read(folder)
     assert isinstance(run, Attacked)
     lines = attacked_lines([run], [])
@@ -42,8 +47,23 @@ def attacked(folder: RunFolder) -> None:
     distances = closest.closest_table(lines)
     if distances is not None:
         _show(folder, distances)
-    for norm in dict.fromkeys(line.norm for line in lines):
-        _figure(folder, f"robust_accuracy_{norm}", figures.robust_figure([line for line in lines if line.norm == norm], norm))
+    made_on = {str(made["fingerprint"])[:8]: made.get("title") for made in (run.about.get("transfer") or {}).values()}
+    for fingerprint, title in made_on.items():
+        say(f"  @{fingerprint}: images made on {title}")
+    matrices = transfer.transfer_tables([run])
+    if matrices:
+        write_csv(replace(matrices[0], data=pd.concat([matrix.data for matrix in matrices])), folder.table("transfer"))
+    own = [line for line in lines if line.is_own]
+    for norm in dict.fromkeys(line.norm for line in own):
+        _figure(folder, f"robust_accuracy_{norm}", figures.robust_figure([line for line in own if line.norm == norm], norm))
+    for picture in gallery.galleries(run):
+        _figure(folder, picture.name, picture.figure)
+    for shown in measurements.tables([run], [""]):
+        _show(folder, shown)
+    for picture in measurements.pictures(run):
+        _figure(folder, picture.name, picture.figure)
+    for sentence in [*distrust.doubts(run), *label_leaking(run)]:
+        say(f"warning: {sentence}")
 
 
 def _show(folder: RunFolder, found: Table, on_screen: bool = True) -> None:

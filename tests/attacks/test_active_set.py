@@ -14,12 +14,12 @@ from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
 from robust_cli.attacks.losses import fooled
 from robust_cli.attacks.targeted import TargetedPgd
 
-N, CLASSES = 40, 5
+N, CLASSES, RATIO = 40, 5, "difference_of_logits_ratio"
 ATTACKS: list[Any] = [
     AutoPgd(norm="linf", steps=20, random_start=True, restarts=3, budget=0.06),
-    AutoPgd(norm="l2", steps=20, restarts=2, loss="difference_of_logits_ratio", budget=0.2),
+    AutoPgd(norm="l2", steps=20, restarts=2, loss=RATIO, budget=0.2),
     TargetedPgd(norm="l2", choice="likeliest", targets=4, steps=10, budget=0.2),
-    TargetedPgd(norm="linf", targets=3, automatic=True, steps=10, random_start=True, loss="difference_of_logits_ratio", budget=0.06),
+    TargetedPgd(norm="linf", targets=3, automatic=True, steps=10, random_start=True, loss=RATIO, budget=0.06),
 ]
 
 

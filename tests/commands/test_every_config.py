@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from invoking import robust
 from published_formats import write_cifar, write_mnist
 
+from robust_cli.composing.build import build
 from robust_cli.datasets.cifar import Cifar10, Cifar100
+from robust_cli.evaluation.plan import is_closest, kind
 from robust_cli.runs.folder import RunFolder
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 STEP = ("training.epochs=1", "training.batch_size=2", "subset=first:4")
-BASE_ONLY = ("square_linf", "square_l2", "deepfool", "ddn", "fmn_l2", "fmn_linf", "carlini_wagner")
+QUICK = ("steps", "queries", "samples", "iterations", "sizes", "tries", "bisections", "search_steps", "doublings",
+         "initial_queries", "targets", "starts")
 SPECIAL = {"steps": ["training.milestones=[1]"], "plateau": ["dataset.validation=0.25"]}
 
 
@@ -28,8 +33,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "data"
     for name in ("MNIST", "FashionMNIST"):
         write_mnist(root, name)
-    for kind in (Cifar10, Cifar100):
-        write_cifar(root, kind, monkeypatch)
+    for cifar in (Cifar10, Cifar100):
+        write_cifar(root, cifar, monkeypatch)
     monkeypatch.setenv("ROBUST_DATA", str(root))
     return root
 
@@ -74,26 +79,46 @@ def test_every_certificate_runs_alone_with_both_kinds_of_bounds(certificate: str
         assert run.read_about()["certificates"][certificate]["bounds"] == bounds
 
 
+def node(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+
+
+def small(settings: dict[str, Any], place: str) -> list[str]:
+    """Overrides that make an attack quick, those of its members included."""
+    found = [f"{place}.{key}=2" for key in settings if key in QUICK]
+    for key, value in settings.items():
+        found += small(value, f"{place}.{key}") if isinstance(value, dict) else []
+    return found
+
+
 @pytest.mark.parametrize("classifier", ["base", "smoothed"])
 @pytest.mark.parametrize("attack", names("attack"))
 def test_every_attack_runs_on_both_kinds_of_classifier(attack: str, classifier: str, trained: RunFolder, data: Path) -> None:
-    small = [f"attack.{attack}.{key}=2" for key in ("steps", "queries", "samples") if f"\n{key}: " in
-             (CONF / "attack" / f"{attack}.yaml").read_text()]
-    if attack in BASE_ONLY and classifier == "smoothed":
-        refused = robust("attack", f"run={trained}", f"attack={attack}", "classifier=smoothed", "subset=first:2", *small)
-        assert refused.code != 0
-        assert "expected a base classifier" in refused.err
+    """Those that cannot take a smoothed one say so in one line, and leave no folder."""
+    built = build(node("attack", attack), f"attack.{attack}")
+    suited = classifier == "base" or kind(built) == "decisions" or not (is_closest(built) or kind(built) == "scores")
+    words = ["attack", f"run={trained}", f"attack={attack}", f"classifier={classifier}", "subset=first:2",
+             *small(node("attack", attack), f"attack.{attack}"), "budgets.l2=[1.0]", "budgets.linf=[0.1]", "budgets.l1=[5.0]",
+             "budgets.std=[0.1]", "decision_votes=20", "gradient_draws=2", "query_votes=5"]
+    if suited:
+        about = robust(*words).folder.read_about()
+        assert about["classifier"] == classifier
+        assert about["attacks"][attack]["kind"] == kind(built)
         return
-    closest = "\nbudget:" not in (CONF / "attack" / f"{attack}.yaml").read_text()
-    if closest and classifier == "smoothed":
-        refused = robust("attack", f"run={trained}", f"attack={attack}", "classifier=smoothed", "subset=first:2", *small)
-        assert refused.code != 0
-        assert f"attack.{attack}: expected a base classifier" in refused.err
-        return
-    run = robust("attack", f"run={trained}", f"attack={attack}", f"classifier={classifier}", "subset=first:2", *small,
-                 "budgets.l2=[1.0]", "budgets.linf=[0.1]", "budgets.l1=[5.0]", "budgets.std=[0.1]",
-                 "decision_votes=20", "gradient_draws=2").folder
-    assert run.read_about()["classifier"] == classifier
+    before = sorted(Path("outputs").glob("*/*")) if Path("outputs").exists() else []
+    refused = robust(*words)
+    assert refused.code != 0
+    assert f"attack.{attack}: expected a base classifier" in refused.err
+    assert (sorted(Path("outputs").glob("*/*")) if Path("outputs").exists() else []) == before
+
+
+@pytest.mark.parametrize("measure", names("measure"))
+def test_every_measure_is_taken_and_shown(measure: str, trained: RunFolder, data: Path) -> None:
+    run = robust("attack", f"run={trained}", "attack=[pgd_l2]", "attack.pgd_l2.steps=3", "budgets.l2=[8.0]", "classifier=base",
+                 f"measure={measure}", "subset=first:6").folder
+    assert len(run.table(measure).read_text().splitlines()) > 1
+    assert list(run.path.glob(f"{measure}*.png"))
+    assert robust("report", str(run)).code == 0
 
 
 @pytest.mark.parametrize("experiment", names("experiment"))

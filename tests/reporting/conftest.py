@@ -160,7 +160,7 @@ class Builder:
         state: str = "complete",
         **about: Any,
     ) -> RunFolder:
-        """outcomes: attack, budget, index, label, robust and optionally norm, l2, linf, forward, backward, votes."""
+        """outcomes: attack, budget, index, label, robust and optionally predicted, norm, l2, linf, forward, backward, votes."""
         names = dict.fromkeys(o["attack"] for o in outcomes if o["attack"] != "none")
         facts = {
             **_of_model(),
@@ -200,7 +200,7 @@ class Builder:
                     o["budget"],
                     o["index"],
                     o["label"],
-                    o["label"],
+                    o.get("predicted", o["label"] if o["robust"] else (o["label"] + 1) % classes),
                     o["robust"],
                     o.get("l2", 0.0),
                     o.get("linf", 0.0),

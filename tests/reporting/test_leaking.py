@@ -28,7 +28,7 @@ def test_a_gain_is_named_with_both_accuracies_and_its_paired_error() -> None:
     after = [1] * 19 + [0] + [1] * 10 + [0] * 10
     (sentence,) = label_leaking(run(clean, {("fgsm", 0.1): after}))
     error = 100 * math.sqrt((11 / 40 - (9 / 40) ** 2) / 40)
-    assert sentence.startswith("some_run: fgsm at linf 0.1 leaves 72.5 ± 7.1 % of 40 images right, above 50.0 ± 7.9 %")
+    assert sentence.startswith("fgsm at linf 0.1 leaves 72.5 ± 7.1 % of 40 images right, above 50.0 ± 7.9 %")
     assert f"+22.5 ± {error:.1f} points" in sentence
     assert "label leaking" in sentence
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from robust_cli.attacks.classifiers import Classifier
-from robust_cli.attacks.evaluation import Decide, run
-from robust_cli.attacks.plan import sweep
 from robust_cli.datasets.images import Images
+from robust_cli.evaluation.outcomes import Decide, run
+from robust_cli.evaluation.plan import sweep
 from robust_cli.smoothing.noise import ImageDraws
 
 _FEW = 4

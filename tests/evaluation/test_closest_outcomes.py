@@ -16,13 +16,13 @@ from toy_victims import Halfspace, curved, random_images, uneven_weights
 
 from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
 from robust_cli.attacks.deepfool import DeepFool
-from robust_cli.attacks.estimate import estimated_seconds
-from robust_cli.attacks.evaluation import evaluate
 from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.fmn import Fmn
 from robust_cli.attacks.pgd import Pgd
-from robust_cli.attacks.plan import check_suited, is_closest, sweep
 from robust_cli.datasets.images import Images
+from robust_cli.evaluation.estimate import estimated_seconds
+from robust_cli.evaluation.outcomes import evaluate
+from robust_cli.evaluation.plan import check_suited, is_closest, sweep
 from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder
 

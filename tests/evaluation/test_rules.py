@@ -16,14 +16,14 @@ from toy_victims import Halfspace, curved, draws, random_images
 
 from robust_cli.attacks.classifiers import BaseClassifier, NoisyGradients, SmoothedClassifier
 from robust_cli.attacks.deepfool import DeepFool
-from robust_cli.attacks.evaluation import Rules, evaluate
 from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.losses import margin
 from robust_cli.attacks.pgd import Pgd
-from robust_cli.attacks.plan import Planned, check_suited, kind
 from robust_cli.attacks.square import Square
-from robust_cli.attacks.stored import Stored, transfers
 from robust_cli.datasets.images import Images
+from robust_cli.evaluation.outcomes import Rules, evaluate
+from robust_cli.evaluation.plan import Planned, check_suited, kind
+from robust_cli.evaluation.stored import Stored, transfers
 from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder
 from robust_cli.smoothing.noise import ImageDraws

@@ -15,12 +15,12 @@ import torch
 from toy_victims import Halfspace, Identity, curved, random_images, uneven_weights
 
 from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
-from robust_cli.attacks.evaluation import evaluate
 from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.pgd import Pgd
-from robust_cli.attacks.plan import sweep
 from robust_cli.attacks.second_order import SecondOrder
 from robust_cli.datasets.images import Images
+from robust_cli.evaluation.outcomes import evaluate
+from robust_cli.evaluation.plan import sweep
 from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder
 from robust_cli.smoothing.noise import ImageDraws

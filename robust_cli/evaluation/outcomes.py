@@ -27,10 +27,10 @@ from robust_cli.attacks.classifiers import Classifier
 from robust_cli.attacks.ensemble import relay
 from robust_cli.attacks.geometry import distances
 from robust_cli.attacks.norms import Norm
-from robust_cli.attacks.plan import Planned, check_suited, is_closest, kind, sweep
-from robust_cli.attacks.storage import CLEAN, FIXED, columns, keep_originals, open_images
-from robust_cli.attacks.stored import eight_bit
 from robust_cli.datasets.images import Images
+from robust_cli.evaluation.plan import Planned, check_suited, is_closest, kind, sweep
+from robust_cli.evaluation.storage import CLEAN, FIXED, columns, keep_originals, open_images
+from robust_cli.evaluation.stored import eight_bit
 from robust_cli.messages import UserError, Wrong
 from robust_cli.runs.console import track
 from robust_cli.runs.folder import RunFolder

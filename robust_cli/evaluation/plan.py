@@ -11,7 +11,7 @@ import torch
 
 from robust_cli.attacks.classifiers import Classifier
 from robust_cli.attacks.norms import Norm
-from robust_cli.attacks.storage import CLEAN
+from robust_cli.evaluation.storage import CLEAN
 from robust_cli.messages import UserError
 from robust_cli.smoothing.noise import ImageDraws
 

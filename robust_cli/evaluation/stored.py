@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from robust_cli.attacks.classifiers import Classifier
-from robust_cli.attacks.plan import Planned
 from robust_cli.datasets.images import Images
+from robust_cli.evaluation.plan import Planned
 from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder
 from robust_cli.smoothing.noise import ImageDraws

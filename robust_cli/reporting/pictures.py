@@ -1,0 +1,76 @@
+"""The pictures of a report, each with its caption: which lines are drawn together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from robust_cli.reporting import certified_tables, figures, gallery, measurements, records
+from robust_cli.reporting.crosscheck import same_classifier
+from robust_cli.reporting.figures import Picture
+from robust_cli.reporting.lines import AnyLine, Line, in_common
+from robust_cli.reporting.load import Attacked, Certified, Runs
+
+
+def of_runs(runs: Runs, certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> list[Picture]:
+    """Curves by data set: certified, attacked (own attacks alone), both in one picture; and the training runs."""
+    found = []
+    attacks = [line for line in attacks if line.is_own]
+    every: list[AnyLine] = [*certificates, *attacks]
+    for dataset in dict.fromkeys(str(line.about.get("dataset")) for line in every):
+        lines = [line for line in certificates if line.about.get("dataset") == dataset]
+        if lines:
+            limits = [certified_tables.largest_radius(line) for line in lines]
+            found.append(Picture(f"certified_{dataset}", figures.certified_figure(lines, limits),
+                                 f"Certified accuracy against l2 radius ({in_common(lines)}), with one standard error on either "
+                                 "side (standard deviation over the seeds where several are joined); diamonds: natural accuracy; "
+                                 "dotted: largest provable radius."))
+        on_this = [line for line in attacks if line.about.get("dataset") == dataset]
+        for norm in dict.fromkeys(line.norm for line in on_this):
+            of_norm = [line for line in on_this if line.norm == norm]
+            found.append(Picture(f"robust_{dataset}_{norm}", figures.robust_figure(of_norm, norm),
+                                 f"Robust accuracy against {norm} budget ({in_common(of_norm)}), with standard errors."))
+        found += _combined(dataset, lines, [line for line in on_this if line.norm == "l2"])
+    if runs.trained:
+        found.append(Picture("training", figures.training_figure(runs.trained, records.training_titles(runs.trained)),
+                             "Accuracy on the training (and, dashed, the validation) images by epoch."))
+    return found
+
+
+def _combined(dataset: str, certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> list[Picture]:
+    """For each smoothed classifier that was certified and attacked, both in one picture."""
+    found = []
+    for k, family in enumerate(dict.fromkeys(line.family for line in certificates)):
+        mine = [line for line in certificates if line.family == family]
+        against = [a for a in attacks if any(same_classifier(r, s) for line in mine for r in line.runs for s in a.runs)]
+        if against:
+            found.append(Picture(f"combined_{dataset}_{k + 1}", figures.combined_figure(mine, against),
+                                 f"One smoothed classifier ({in_common([*mine, *against])}): what is proven from below, what "
+                                 "attacks leave from above. " + _between([*mine, *against])))
+    return found
+
+
+def _between(lines: Sequence[Line[Any]]) -> str:
+    """What a picture of certified and attacked lines says about the truth."""
+    images = {frozenset(table["index"]) for line in lines for table in line.tables}
+    if len(images) == 1:
+        return "The true robust accuracy lies between the two."
+    return ("Not all lines are of the same images (see the tables): on images that two of them share, the true robust "
+            "accuracy lies between the two.")
+
+
+def galleries(runs: Runs) -> list[Picture]:
+    """A few adversarial images of every attack run."""
+    return [picture for k, run in enumerate(runs.attacked, 1) for picture in _of_run(k, run, gallery.galleries(run))]
+
+
+def of_measures(runs: Runs) -> list[Picture]:
+    """What attack runs measured besides outcomes."""
+    return [picture for k, run in enumerate(runs.attacked, 1) for picture in _of_run(k, run, measurements.pictures(run))]
+
+
+def _of_run(k: int, run: Attacked, pictures: Sequence[Picture]) -> list[Picture]:
+    """Pictures of the k-th run under names that no other run's has, with its own name in the captions."""
+    return [replace(picture, name=f"run_{k}_{picture.name}", caption=f"{run.folder.path.name}: {picture.caption}")
+            for picture in pictures]
