@@ -12,9 +12,9 @@ from toy_victims import PIXELS, SHAPE, Halfspace, Identity, curved, draws, grey,
 
 from robust_cli.attacks.carlini_wagner import CarliniWagner
 from robust_cli.attacks.classifiers import BaseClassifier
-from robust_cli.attacks.closest import Closest, label_lead
+from robust_cli.attacks.closest import Closest, channels_last, label_lead
 from robust_cli.attacks.ddn import Ddn
-from robust_cli.attacks.deepfool import DeepFool, leads_and_slopes
+from robust_cli.attacks.deepfool import DeepFool, boxed, faces
 from robust_cli.attacks.fmn import Fmn
 from robust_cli.attacks.geometry import distances, size
 from robust_cli.attacks.losses import fooled
@@ -109,12 +109,12 @@ def test_the_distance_of_an_affine_classifier(name: str) -> None:
 
 def test_deepfool_is_exact_in_one_step() -> None:
     model, images, labels = problem()
-    found = attacked(DeepFool(steps=1), model, images, labels)
+    found = attacked(DeepFool(steps=1, stride=1), model, images, labels)
     best = exact(model, images, labels, "l2").double()
     assert torch.allclose(distances(found, images, "l2") / 1.02, best, rtol=1e-4)
-    half = attacked(DeepFool(steps=1, overshoot=0.5), model, images, labels)
+    half = attacked(DeepFool(steps=1, stride=1, overshoot=0.5), model, images, labels)
     assert torch.allclose(distances(half, images, "l2") / 1.5, best, rtol=1e-4)
-    back = attacked(DeepFool(steps=1, refine=12), model, images, labels)
+    back = attacked(DeepFool(steps=1, stride=1, refine=12), model, images, labels)
     assert torch.allclose(distances(back, images, "l2"), best, rtol=1e-3)
 
 
@@ -129,13 +129,65 @@ def test_deepfool_tries_the_classes_it_was_told() -> None:
 def test_the_jacobian_of_deepfool() -> None:
     model, images, labels = problem()
     classes = torch.tensor([[k for k in range(5) if k != label] for label in labels.tolist()])
-    classifier = BaseClassifier(model)
-    leads, slopes = leads_and_slopes(classifier.network, images, labels, classes)
+    network = BaseClassifier(model).network
+    logits, chosen, slopes = faces(network, images, labels, lambda _: classes)
     weight = model.weight.detach()
+    assert torch.equal(chosen, classes)
     assert torch.allclose(slopes.flatten(2), weight[classes] - weight[labels][:, None])
-    logits = classifier.network.logits(images)
-    assert torch.allclose(leads, logits.gather(1, labels[:, None]) - logits.gather(1, classes))
-    assert classifier.network.backward_passes == 4 * len(images)
+    assert torch.allclose(logits, network.logits(images))
+    assert network.backward_passes == 4 * len(images)
+    faces(network, images, (labels + 1) % 5, lambda _: classes)  # all fooled: nobody needs a slope
+    assert network.backward_passes == 4 * len(images)
+
+
+def test_steps_to_a_face_within_the_box() -> None:
+    """The gain is reached, inside the box, and no nearer point of the box reaches it: sampled around, and by the optimality
+    condition that pixels off the edge move by the same multiple of their slopes."""
+    generator = torch.Generator().manual_seed(3)
+    point = random_images(6)
+    point[:, :, 0] = point[:, :, 0].round()
+    slope = torch.randn(point.shape, generator=generator)
+    most = (slope.clamp_min(0) * (1 - point) - slope.clamp_max(0).abs() * -point).flatten(1).sum(1)
+    gain = most * torch.tensor([0.05, 0.3, 0.6, 0.9, 1e-4, 0.8])
+    ends = boxed(point, slope, gain)
+    moved = ends - point
+    assert ((ends >= 0) & (ends <= 1)).all()
+    assert torch.allclose((slope * moved).flatten(1).sum(1), gain, rtol=1e-4)
+    free = (ends > 0) & (ends < 1)
+    for k in range(6):
+        shares = (moved[k] / slope[k])[free[k]]
+        assert torch.allclose(shares, shares.mean(), rtol=1e-3, atol=1e-6)
+    away = moved.flatten(1).norm(dim=1)
+    for _ in range(200):
+        other = (ends + 0.1 * torch.randn(point.shape, generator=generator)).clamp(0, 1)
+        reached = (slope * (other - point)).flatten(1).sum(1) >= gain
+        assert ((other - point).flatten(1).norm(dim=1)[reached] >= away[reached] - 1e-5).all()
+    corner = torch.where(slope > 0, 1.0, 0.0)
+    assert torch.allclose(boxed(point, slope, 2 * most), corner, atol=1e-4)  # out of reach: as far as it goes
+
+
+def test_faces_out_of_reach_are_not_looked_at(trained: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> None:
+    """Many backward passes less, and examples as near; and shorter steps end nearer than the paper's."""
+    model, images, labels = trained
+    all_faces, some, whole = (BaseClassifier(model) for _ in range(3))
+    far = DeepFool(reach=None)(all_faces, images, labels, draws(len(images)))
+    near = DeepFool()(some, images, labels, draws(len(images)))
+    paper = DeepFool(stride=1, reach=None)(whole, images, labels, draws(len(images)))
+    assert some.network.backward_passes < 0.7 * all_faces.network.backward_passes
+    assert float(distances(near, images, "l2").mean()) < 1.01 * float(distances(far, images, "l2").mean())
+    assert float(distances(near, images, "l2").mean()) < float(distances(paper, images, "l2").mean())
+
+
+def test_the_layout_of_kernels_is_put_back() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.Flatten(), nn.Linear(16, 3))
+    images = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    before, storage = model(images).detach(), [part.data_ptr() for part in model.parameters()]
+    with pytest.raises(ValueError, match="inside"), channels_last(model):
+        assert model[2].weight.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(model(images), before, atol=1e-5)
+        raise ValueError("inside")
+    assert [part.data_ptr() for part in model.parameters()] == storage
+    assert torch.equal(model(images), before)
 
 
 def binding() -> tuple[nn.Module, torch.Tensor, torch.Tensor, float]:
@@ -218,11 +270,12 @@ def plain_deepfool(model: nn.Module, image: torch.Tensor, label: int, overshoot:
 def test_deepfool_is_the_plain_loop_of_each_image() -> None:
     model, images = curved().eval(), 0.5 + 0.2 * (random_images(10) - 0.5)
     labels = answers(model, images)
-    found = attacked(DeepFool(), model, images, labels)
+    found = attacked(DeepFool(stride=1), model, images, labels)
     for k in range(10):
         plain = plain_deepfool(model, images[k], int(labels[k]), 0.02, 50)
         assert ((plain > 0) & (plain < 1)).all()
-        assert torch.allclose(found[k], plain, atol=1e-4)
+        # But for the overshoot of the last steps, which is no less than a fiftieth of a twentieth of the way.
+        assert float((found[k] - plain).norm()) < 0.002 * float((plain - images[k]).norm())
 
 
 @every_attack
@@ -329,6 +382,18 @@ def test_the_starts_and_constants_of_carlini_and_wagner(trained: tuple[nn.Module
         assert float(distances(found, images, "l2").median()) == pytest.approx(reference, rel=0.06)
 
 
+def test_images_leave_the_search_of_carlini_and_wagner(trained: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> None:
+    """With no patience at a fraction of the passes, and hardly further."""
+    model, images, labels = trained[0], trained[1][:16], trained[2][:16]
+    hasty, patient = BaseClassifier(model), BaseClassifier(model)
+    found = {victim: replace(CW, search_steps=9, patience=patience)(victim, images, labels, draws(16))
+             for victim, patience in ((hasty, 1), (patient, 9))}
+    assert 2.5 * hasty.network.forward_passes < patient.network.forward_passes
+    near, nearer = (float(distances(found[victim], images, "l2").median()) for victim in (hasty, patient))
+    assert nearer <= near + 1e-6
+    assert near < 1.02 * nearer
+
+
 def test_confidence_goes_further() -> None:
     model, images, labels = problem()
     found = attacked(replace(CW, confidence=0.5, refine=0), model, images, labels)
@@ -361,6 +426,7 @@ def test_the_best_is_kept_and_refined() -> None:
     (lambda: DeepFool(norm="linf"), "norm"), (lambda: DeepFool(overshoot=0), "overshoot"),
     (lambda: DeepFool(candidates=0), "candidates"), (lambda: Ddn(radius_step=1), "radius_step"), (lambda: Ddn(steps=0), "steps"),
     (lambda: Fmn(norm="l1"), "norm"), (lambda: Fmn(refine=-1), "refine"), (lambda: CarliniWagner(start="there"), "start"),
+    (lambda: CarliniWagner(patience=0), "patience"), (lambda: DeepFool(stride=0), "stride"), (lambda: DeepFool(reach=0.5), "reach"),
     (lambda: CarliniWagner(constant=0), "constant"), (lambda: CarliniWagner(confidence=-1), "confidence")])
 def test_wrong_settings(build: Any, name: str) -> None:
     with pytest.raises(Wrong, match=name):
