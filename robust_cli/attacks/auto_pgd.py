@@ -13,7 +13,7 @@ import torch
 
 from robust_cli.attacks.classifiers import Classifier, Slope, strongest
 from robust_cli.attacks.geometry import per_image, project, random_start, settle, steepest
-from robust_cli.attacks.losses import LOSSES, Loss, loss_of
+from robust_cli.attacks.losses import LOSSES, Loss, lead, loss_of
 from robust_cli.attacks.norms import Norm
 from robust_cli.attacks.pgd import worst_end
 from robust_cli.messages import check
@@ -107,7 +107,7 @@ class AutoPgd:
     on the ball and then clips to [0, 1]; u and random starts are those of PGD here (in l2 the first start is the image). On a
     random classifier the losses of a run are compared across fresh draws, as its authors do, where luck can make a poor point
     the best; so the best and the last point of each restart are compared at its end, under one set of draws, and so are the
-    restarts then. Costs at most steps + 1 gradients a restart.
+    restarts then; where the gradients alone are noisy, by the exact lead. Costs at most steps + 1 gradients a restart.
     """
 
     norm: str = Norm.linf
@@ -141,7 +141,9 @@ def climb(classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, lo
         start = random_start(around, budget, norm, mine) if at_random or restart > 0 else around
         best, last = (settle(end, around, budget, norm) for end in _run(
             classifier, start, around, truth, chosen, mine, steps=steps, progress=progress, budget=budget, norm=norm))
-        return strongest(classifier, torch.stack([best, last]), truth, chosen, mine) if classifier.noisy_gradients else best
+        if not classifier.noisy_gradients:
+            return best
+        return strongest(classifier, torch.stack([best, last]), truth, chosen if classifier.random else lead, mine)
 
     return worst_end(run, restarts, classifier, images, labels, loss, draws)
 

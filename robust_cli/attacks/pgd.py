@@ -67,11 +67,12 @@ def worst_end(run: Run, restarts: int, classifier: Classifier, images: torch.Ten
     """For each image the worst end of several restarts, [n, C, H, W].
 
     A restart goes over the images that those before have not fooled, and the end where another class leads most is kept.
-    Under noise nobody is fooled for certain: the ends of an image are compared by their losses under one set of fresh draws.
+    A random classifier says of nobody for certain that it is fooled: there the ends of an image are compared by their losses
+    under one set of fresh draws. Where the gradients alone are noisy, the answers are exact and decide.
     """
     rows = torch.arange(len(images), device=images.device)
     end = run(0, rows, draws)
-    if restarts > 1 and classifier.noisy_gradients:
+    if restarts > 1 and classifier.random:
         others = [run(restart, rows, draws) for restart in range(1, restarts)]
         return strongest(classifier, torch.stack([end, *others]), labels, loss, draws)
     leads = classifier.lead(end, labels, draws) if restarts > 1 else None

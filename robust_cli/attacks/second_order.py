@@ -118,5 +118,7 @@ class SecondOrder:
         check(self.add_noise, "noise_std", f"null on a smoothed classifier, whose own noise ({classifier.noise_std:g}) takes its "
               "place (add_noise=true adds both)", self.noise_std)
         both = math.hypot(classifier.noise_std, own)
-        assert isinstance(classifier, SmoothedClassifier), "the gradients of a base classifier have noise by one setting alone"
+        check(isinstance(classifier, SmoothedClassifier), "noise_std", "null with gradient_noise, which takes its place",
+              self.noise_std)
+        assert isinstance(classifier, SmoothedClassifier)  # for the types
         return SmoothedClassifier(classifier.network, both, classifier.draws, classifier.objective)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from robust_cli.attacks.classifiers import Classifier
     from robust_cli.composing.subject import Subject
 
-PAPERS_VOTES = 10
-
 
 @command("attack")
 def main(config: DictConfig, folder: RunFolder) -> None:
@@ -86,8 +84,8 @@ def victim(config: DictConfig, subject: Subject) -> Classifier:
     model, precision, noise = subject.model, config.precision.value, config.gradient_noise
     if config.noise_std is not None:
         if noise.std is not None:
-            raise UserError("gradient_noise.std: expected null on a smoothed classifier, whose gradients go through its own noise "
-                            f"(noise_std={config.noise_std:g}); leave it out, or attack classifier=base")
+            raise UserError("gradient_noise.std: expected null on a smoothed classifier, whose own noise "
+                            f"(noise_std={config.noise_std:g}) its gradients go through; leave it out, or attack classifier=base")
         return SmoothedClassifier(model, config.noise_std, config.gradient_draws, config.objective.value, precision,
                                   config.query_votes)
     if noise.std is not None:
@@ -133,14 +131,15 @@ def announce(config: DictConfig, subject: Subject, attacks: dict[str, Any], budg
     """What will be done."""
     from robust_cli.composing.subject import introduce
     from robust_cli.evaluation.plan import is_closest
+    from robust_cli.reporting import attacked
 
     introduce("attack", subject, config)
     noise = config.gradient_noise
     if config.noise_std is not None:
-        papers = " (the papers' choice)" if config.decision_votes == PAPERS_VOTES else ""
         climbed = "mean_loss, then log_mean_probability" if config.objective.value == "both" else config.objective.value
-        say(f"  the smoothed classifier, noise_std {config.noise_std:g}: gradients through {config.gradient_draws} draws "
-            f"({climbed}), outcomes decided by {config.decision_votes} fresh votes{papers}")
+        target = attacked.target({"classifier": "smoothed", "decision_votes": config.decision_votes})
+        say(f"  {target} (fresh ones), noise_std {config.noise_std:g}; "
+            f"gradients through {config.gradient_draws} draws ({climbed})")
     elif noise.std is not None:
         say(f"  the base classifier, its gradients averaged over {noise.draws} draws of noise {noise.std:g}")
     else:

@@ -26,6 +26,7 @@ import torch
 from robust_cli.attacks.classifiers import Classifier
 from robust_cli.attacks.ensemble import relay
 from robust_cli.attacks.geometry import distances
+from robust_cli.attacks.losses import lead
 from robust_cli.attacks.norms import Norm
 from robust_cli.datasets.images import Images
 from robust_cli.evaluation.plan import Planned, check_suited, is_closest, kind, sweep
@@ -38,6 +39,7 @@ from robust_cli.runs.rows import RowLog
 from robust_cli.smoothing.noise import ImageDraws
 
 TOLERANCE = 1e-6  # relative, on the budget
+LUCK = 3.0  # standard errors of a lead in votes, at most sqrt(votes) each
 Store = np.memmap[Any, Any]
 Decide = Callable[[torch.Tensor, Sequence[int], str], Any]
 
@@ -49,7 +51,8 @@ class Rules:
     labels: what an attack leads away from, ``dataset`` (the true label) or ``predicted`` (the classifier's own clean answer, so
     that nothing of the label can leak into the image). The two differ only on images that are wrong when clean, and those
     are attacked only with ``also_wrong``; they count as not robust whatever comes of it. reuse: an image that was fooled at a
-    smaller budget keeps that adversarial image at the larger ones, where it is decided anew; only the others are attacked.
+    smaller budget (by votes: beyond chance) keeps that adversarial image at the larger ones, where it is decided anew; only
+    the others are attacked.
     """
 
     labels: str = "dataset"
@@ -137,11 +140,21 @@ class _Evaluation:
         indices = self.images.indices.tolist()
         right = torch.tensor([self.done[CLEAN, 0.0, i]["robust"] == "1" for i in indices])
         chosen = torch.ones_like(right) if self.rules.also_wrong and not is_closest(planned.attack) else right
-        return chosen if earlier is None else chosen & ~(right & ~self.robust_at(planned.name, earlier, indices))
+        return chosen if earlier is None else chosen & ~(right & self.beaten_at(planned.name, earlier, indices))
 
-    def robust_at(self, name: str, budget: float, indices: Sequence[int]) -> torch.Tensor:
-        """Which images an attack left standing at a budget, bool [n]."""
-        return torch.tensor([self.done[name, budget, index]["robust"] == "1" for index in indices], dtype=torch.bool)
+    def beaten_at(self, name: str, budget: float, indices: Sequence[int]) -> torch.Tensor:
+        """Which images an attack fooled at a budget for certain, bool [n]: their points serve the larger ones.
+
+        Where votes decide, another class has to lead by three standard errors: a point that fooled by luck would stand at the
+        larger budget, where the attack is stronger, and flatter the defence.
+        """
+        rows = [self.done[name, budget, index] for index in indices]
+        beaten = torch.tensor([row["robust"] == "0" for row in rows], dtype=torch.bool)
+        if self.decide is None:
+            return beaten
+        votes = torch.tensor([[float(row[c]) for c in self.log.columns[len(FIXED):]] for row in rows], dtype=torch.float64)
+        labels = torch.tensor([int(row["label"]) for row in rows])
+        return beaten & (lead(votes, labels) > LUCK * votes.sum(1).sqrt())
 
     def keep(self, planned: Planned, earlier: float | None, batch: _Batch, store: Store) -> None:
         """Rows of images that are not attacked: wrong when clean, which stay as they are, or fooled at the next smaller budget,

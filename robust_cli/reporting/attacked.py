@@ -20,6 +20,7 @@ from robust_cli.reporting.load import CLEAN, Attacked
 Frames = Sequence[pd.DataFrame]
 COLUMNS = ["budget", "index", "label", "robust", "l2", "linf", "forward", "backward"]
 PAPERS_VOTES = 10
+FEW_VOTES = 100  # with fewer, what is attacked is the classifier that takes so many votes, not the smoothed one it stands for
 TOLERANCE = 1e-6  # relative, on a budget, as the evaluation grants it to attacks with one
 
 
@@ -42,7 +43,9 @@ def target(about: dict[str, object]) -> str:
         return "the base classifier"
     votes = about.get("decision_votes")
     papers = " (the papers' choice)" if votes == PAPERS_VOTES else ""
-    return f"the smoothed classifier, decided by {votes} votes{papers}"
+    if isinstance(votes, int) and votes < FEW_VOTES:
+        return f"the classifier with {votes} votes{papers}"
+    return f"the smoothed classifier, decided by {votes} votes"
 
 
 def is_closest(run: Attacked, attack: str) -> bool:

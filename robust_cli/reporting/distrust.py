@@ -84,6 +84,8 @@ def _known(run: Attacked, name: str) -> _Attack:
     settings, target = about.get("settings") or {}, str(about.get("target") or "")
     words = f"{name} {target}"
     named = next((kind for word, kind in _WITHOUT_GRADIENTS.items() if word in words), "gradient")
+    if any(key.startswith("attacks.") and key.endswith(".loss") for key in settings):
+        about = {**about, "kind": "gradient"}  # a list with gradient attacks, whatever else is in it
     single = name == "fgm" or "fgsm" in words.lower() or target.endswith(".FastGradient")
     return _Attack(name, str(run.of(name)["norm"].iloc[0]), str(about.get("kind") or named), single,
                    "targeted" in words or "choice" in settings, attacked.is_closest(run, name), attacked.frame(run, name))

@@ -116,6 +116,15 @@ def test_a_smoothed_half_space(name: str) -> None:
     assert (ratio < 1.7).all(), ratio
 
 
+def test_an_example_is_confirmed_by_a_second_answer_and_one_answer_is_not_asked_again() -> None:
+    """Of three points the first is called adversarial twice, the second once, the third never."""
+    said = iter([torch.tensor([0.9, 0.9, 0.1]), torch.tensor([0.9, 0.1])])
+    victim = SmoothedClassifier(Halfspace(torch.ones(PIXELS)), 0.2, votes=100)
+    victim.lead = lambda *args: next(said)  # type: ignore[method-assign]
+    asker = Answers(victim, torch.zeros(3).long(), draws(3))
+    assert asker.confirmed(random_images(3), torch.arange(3)).tolist() == [True, False, False]
+
+
 @every_attack
 def test_a_random_classifier_that_never_settles_is_no_victim(name: str) -> None:
     """Where all is chance nothing is confirmed but by chance, and the search comes to its end within the box."""

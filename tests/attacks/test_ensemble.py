@@ -101,6 +101,15 @@ def test_a_smoothed_image_leaves_only_beyond_doubt() -> None:
     torch.testing.assert_close(found[:, 0, 0, 1], torch.tensor([0.85, 0.75, 0.7, 0.2]))
 
 
+def test_one_judge_for_all_candidates() -> None:
+    """The classifier whose gradients a later attack follows has no say in what is kept."""
+    judge, other = Scripted(Second(), 0.1), BaseClassifier(Second())
+    other.lead = lambda images, labels, draws: 5 - images[:, 0, 0, 1]  # type: ignore[method-assign]
+    first, second = Raises({0: 0.6, 1: 0.6}), Raises({0: 0.7, 1: 0.5})
+    found = relay([(first, judge), (second, other)], keyed(2), torch.ones(2).long(), draws(2))
+    torch.testing.assert_close(found[:, 0, 0, 1], torch.tensor([0.7, 0.6]))
+
+
 @dataclass(frozen=True)
 class Draws:
     """Returns its input, and remembers the noise it drew."""

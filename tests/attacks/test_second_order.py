@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_victims import PIXELS, Identity, Polynomial, Relentless, draws, grey, symmetric
 
-from robust_cli.attacks.classifiers import SmoothedClassifier
+from robust_cli.attacks.classifiers import NoisyGradients, SmoothedClassifier
 from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.geometry import random_direction
 from robust_cli.attacks.losses import margin
@@ -142,6 +142,8 @@ def test_the_defences_noise_takes_the_place_of_its_own() -> None:
     both = replace(attack, noise_std=0.2, add_noise=True)(smoothed, images, labels, draws(3))
     wider = SmoothedClassifier(Polynomial(hessian), (0.35**2 + 0.2**2) ** 0.5, draws=7)
     assert torch.equal(both, attack(wider, images, labels, draws(3)))
+    with pytest.raises(Wrong, match="noise_std: expected null with gradient_noise"):
+        replace(attack, noise_std=0.2, add_noise=True)(NoisyGradients(Polynomial(hessian), 0.35), images, labels, draws(3))
 
 
 def test_costs() -> None:

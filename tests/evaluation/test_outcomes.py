@@ -250,6 +250,7 @@ def test_a_setting_that_the_classifier_rules_out_is_named_with_its_place(tmp_pat
 
 @pytest.mark.parametrize(("attacks", "budgets", "said"), [
     ({"none": FastGradient()}, {"linf": [0.1]}, "attack.none"),
+    ({"fgsm@8bit": FastGradient()}, {"linf": [0.1]}, "attack.fgsm@8bit"),
     ({"fgsm": FastGradient()}, {"l2": [0.1]}, "budgets.linf: expected at least one"),
     ({"fgsm": FastGradient()}, {"linf": [0.0, 0.1]}, "> 0"), ({"fgsm": FastGradient()}, {"linf": [float("nan")]}, "> 0"),
     ({"fgsm": FastGradient()}, {"linf": [0.1, 0.1 + 1e-9]}, "six digits"),

@@ -227,6 +227,9 @@ def test_sources_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None
         transfers([str(tmp_path / "a")], replace(images, indices=images.indices.clone().index_fill_(0, torch.tensor([0]), 999)))
     with pytest.raises(UserError, match="same images, found others"):
         transfers([str(tmp_path / "a")], replace(images, pixels=images.pixels * 0.5))
+    (tmp_path / "b" / "status.json").write_text(json.dumps({"state": "running", "command": "attack"}))
+    with pytest.raises(UserError, match=r"complete attack runs, got .*attack, running"):
+        transfers([str(tmp_path / "b")], images)
     (tmp_path / "a" / "adversarial" / "pgd_0.2.npy").write_bytes(b"torn")
     plan, _ = transfers([str(tmp_path / "a")], images)
     with pytest.raises(UserError, match="expected stored images of an attack run"):

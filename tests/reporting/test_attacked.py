@@ -96,7 +96,7 @@ def test_the_tables_say_what_is_attacked(build, run):
     ]
     assert (
         attacked.target({"classifier": "smoothed", "decision_votes": 10})
-        == "the smoothed classifier, decided by 10 votes (the papers' choice)"
+        == "the classifier with 10 votes (the papers' choice)"
     )
     assert attacked.target({"classifier": "base"}) == "the base classifier"
     brief = attacked_tables.brief(run)

@@ -122,6 +122,19 @@ def test_less_knowledge_that_finds_more(build, name, kind):
     assert sentence.startswith(f"cw_pgd_l2 leaves 10.0 % more of the 100 images than {name} at l2 0.5, ")  # the best of them
 
 
+def test_a_list_with_gradient_attacks_is_one_though_it_has_one_by_scores(build):
+    """As a run tells of the standard list: it compares scores somewhere. It may find more, and should not find less."""
+    told = {"norm": "l2", "kind": "scores", "target": "robust_cli.attacks.ensemble.Ensemble",
+            "settings": {"attacks.auto_pgd_ce.loss": "cross_entropy", "attacks.square.queries": 5000}}
+    about = {**about_of(pgd_l2="gradient", fgm="gradient"), "standard_l2": told}
+    assert found(build, rows("pgd_l2", "l2", 0.5, 50), rows("standard_l2", "l2", 0.5, 40), attacks=about) == []
+    (sentence,) = found(another(build), rows("standard_l2", "l2", 0.5, 50), rows("fgm", "l2", 0.5, 40), attacks=about)
+    assert sentence.startswith("standard_l2 leaves 10.0 % more")
+    told["settings"] = {"attacks.square.queries": 5000}
+    (sentence,) = found(another(build, "c"), rows("pgd_l2", "l2", 0.5, 50), rows("standard_l2", "l2", 0.5, 40), attacks=about)
+    assert "takes no gradients" in sentence
+
+
 def test_no_doubt_where_gradients_find_as_much_or_were_not_followed(build):
     assert found(build, rows("pgd_l2", "l2", 0.5, 30), rows("square_l2", "l2", 0.5, 30)) == []
     weak = rows("fgm", "l2", 0.5, 70), rows("pgd_targeted_l2", "l2", 0.5, 70)
