@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from robust_cli.attacks.classifiers import Classifier, Network
-from robust_cli.attacks.closest import Closest, gradient_and_logits, label_lead
+from robust_cli.attacks.closest import Closest, channels_last, gradient_and_logits, label_lead
 from robust_cli.attacks.ddn import cosine
 from robust_cli.attacks.geometry import per_image, size
 from robust_cli.attacks.losses import fooled
@@ -23,7 +23,8 @@ from robust_cli.smoothing.noise import ImageDraws
 INSIDE = 0.999  # images are drawn toward grey by this factor before the inverse tanh, so that black and white can move
 GROWTH = 10.0  # of the constant while only one side of it is known
 STARTS = ("image", "last", "best")
-_FALL = 0.9999  # a tenth of the steps has to bring the objective below this share of what it was, or the image stops
+_FALL = 0.999  # a tenth of the steps has to bring the objective below this share of what it was, or the image stops
+_NEARER = 0.995  # a constant has to bring the nearest example below this share of its distance, or it was an idle one
 _BETAS, _TINY = (0.9, 0.999), 1e-8  # Adam's
 
 
@@ -41,17 +42,19 @@ class CarliniWagner:
     at the image (the paper), at the last position, or at the best adversarial image so far (the last position where there is
     none), which does better at images next to the boundary. An image leaves its
     search step when its objective no longer falls (``abort_early``, a look every tenth of the steps in their second half: before,
-    large steps make it rise). ``refine`` halvings of the way back at the end.
+    large steps make it rise), and the search after ``patience`` constants in a row that brought its example no nearer.
+    ``refine`` halvings of the way back at the end.
     """
 
     norm: str = Norm.l2
     steps: int = 200
     search_steps: int = 9
-    step_size: float = 0.05
+    step_size: float = 0.1
     constant: float | None = None
     confidence: float = 0.0
     start: str = "best"
     abort_early: bool = True
+    patience: int = 1
     refine: int = 8
     closest: ClassVar[bool] = True
 
@@ -63,24 +66,36 @@ class CarliniWagner:
         check(self.constant is None or 0 < self.constant < math.inf, "constant", "a number > 0, or null", self.constant)
         check(0 <= self.confidence < math.inf, "confidence", "a number >= 0", self.confidence)
         check(self.start in STARTS, "start", " or ".join(STARTS), self.start)
+        check(self.patience >= 1, "patience", "a whole number >= 1", self.patience)
         check(self.refine >= 0, "refine", "a whole number >= 0", self.refine)
 
     def __call__(self, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
         """Nearest adversarial images found, float32 [n, C, H, W] in [0, 1]; the image itself where there is none."""
-        network, best = classifier.network, Closest(images, self.norm)
+        with channels_last(classifier.network.model):
+            best = self._search(classifier.network, images, labels)
+            best.refine(classifier.network, labels, self.refine)
+        return best.images
+
+    def _search(self, network: Network, images: torch.Tensor, labels: torch.Tensor) -> Closest:
+        """The nearest adversarial images over all constants."""
+        best = Closest(images, self.norm)
         constant = self._first_constant(network, images, labels, best)
         low, high = torch.zeros_like(constant), torch.full_like(constant, torch.inf)
-        position = _position(images)
+        position, idle = _position(images), torch.zeros_like(constant)
         for _ in range(self.search_steps):
+            rows = ((best.distance > 0) & (idle < self.patience)).nonzero().flatten()  # fooled as it is, an image stays so
+            if not len(rows):
+                break
+            before = best.distance.clone()
             if self.start == "image":
                 position = _position(images)
             elif self.start == "best":
                 position = torch.where(per_image(best.found), _position(best.images), position)
-            success, position = self._minimise(network, images, labels, constant, position, best)
+            success, position = self._minimise(network, images, labels, constant, position, best, rows)
+            idle = torch.where(best.found & (best.distance > _NEARER * before), idle + 1, 0)
             low, high = torch.where(success, low, constant), torch.where(success, constant, high)
             constant = _next_constant(low, high)
-        best.refine(network, labels, self.refine)
-        return best.images
+        return best
 
     def _first_constant(self, network: Network, images: torch.Tensor, labels: torch.Tensor, best: Closest) -> torch.Tensor:
         """Each image's first constant, [n]; images that are fooled already are offered on the way."""
@@ -92,13 +107,12 @@ class CarliniWagner:
         return torch.where(guess.isfinite() & (guess > 0), guess, 1.0)
 
     def _minimise(self, network: Network, images: torch.Tensor, labels: torch.Tensor, constant: torch.Tensor,
-                  position: torch.Tensor, best: Closest) -> tuple[torch.Tensor, torch.Tensor]:
+                  position: torch.Tensor, best: Closest, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the search: which images were adversarial in their last tenth of the steps, bool [n], and where each ended.
 
         Adam's first steps overshoot whatever the constant: counting them as successes would send the search the wrong way.
         """
         position, success = position.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        rows = (best.distance > 0).nonzero().flatten()  # an image that is fooled as it is stays so
         first, second = torch.zeros_like(position), torch.zeros_like(position)
         before, look = torch.full_like(constant, torch.inf), max(1, self.steps // 10)
         for k in range(self.steps):

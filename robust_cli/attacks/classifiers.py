@@ -41,7 +41,7 @@ class Network:
     def __init__(self, model: nn.Module, precision: str = "fp32") -> None:
         """``model``: images [n, C, H, W] -> logits [n, K]; precision 'fp32' or 'bf16' (autocast)."""
         check(precision in ("fp32", "bf16"), "precision", "fp32 or bf16", precision)
-        self.model, self.precision = model.to(memory_format=torch.channels_last), precision
+        self.model, self.precision = model, precision
         self.forward_passes = self.backward_passes = 0  # images x passes, every noisy copy an image
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:

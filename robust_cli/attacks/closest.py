@@ -6,11 +6,17 @@ another class. It returns the image itself where it found none. It needs a class
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import nn
 
 from robust_cli.attacks.classifiers import Network
 from robust_cli.attacks.geometry import per_image, size
 from robust_cli.attacks.losses import Loss, fooled, lead
+
+NEARER = 0.995  # an example counts as nearer, for an image's patience, below this share of the distance it had
 
 
 def label_lead(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -28,6 +34,23 @@ def gradient_and_logits(network: Network, images: torch.Tensor, labels: torch.Te
     """Gradient of each image's loss [n, C, H, W] and the logits [n, K] there, from one pass."""
     gradient, _, logits = network.gradient(images, lambda logits: loss(logits, labels))
     return gradient, logits
+
+
+@contextmanager
+def channels_last(model: nn.Module) -> Iterator[None]:
+    """The kernels of convolutions in the layout that a CPU's convolutions are fastest in, by some 15 %; put back after.
+
+    Results differ by rounding. Elsewhere than on a CPU nothing is done: a GPU in fp32 is not faster with it.
+    """
+    kernels = [(part, part.data) for part in model.parameters() if part.ndim == 4 and part.device.type == "cpu"]
+    try:
+        for part, data in kernels:
+            # Not contiguous(): it leaves the strides of kernels with one channel as they are, and convolutions go by strides.
+            part.data = torch.empty_like(data, memory_format=torch.channels_last).copy_(data)
+        yield
+    finally:
+        for part, data in kernels:
+            part.data = data
 
 
 class Closest:
@@ -62,3 +85,21 @@ class Closest:
             adversarial = fooled(network.logits(candidates), labels[rows])
             inside, outside = torch.where(adversarial, inside, middle), torch.where(adversarial, middle, outside)
             self.offer(candidates, adversarial, rows)
+
+
+class Patience:
+    """Which images still come nearer: one that has an example leaves when ``steps`` looks in a row brought none nearer."""
+
+    def __init__(self, best: Closest, steps: int | None) -> None:
+        """``steps``: None for endless patience."""
+        self.best, self.steps = best, steps
+        self.mark, self.idle = best.distance.clone(), torch.zeros_like(best.distance)
+
+    def look(self, rows: torch.Tensor) -> torch.Tensor:
+        """Positions in ``rows``, int64, of the images that stay."""
+        distance = self.best.distance[rows]
+        nearer = (distance < NEARER * self.mark[rows]) | ~distance.isfinite()
+        self.mark[rows] = torch.where(nearer, distance, self.mark[rows])
+        self.idle[rows] = torch.where(nearer, 0, self.idle[rows] + 1)
+        stays = distance > 0 if self.steps is None else (self.idle[rows] < self.steps) & (distance > 0)
+        return stays.nonzero().flatten()

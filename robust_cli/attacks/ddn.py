@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import torch
 
-from robust_cli.attacks.classifiers import Classifier
-from robust_cli.attacks.closest import Closest, gradient_and_logits
+from robust_cli.attacks.classifiers import Classifier, Network
+from robust_cli.attacks.closest import Closest, Patience, channels_last, gradient_and_logits
 from robust_cli.attacks.geometry import per_image, random_direction, size, steepest
 from robust_cli.attacks.losses import LOSSES, fooled
 from robust_cli.attacks.norms import Norm
@@ -40,7 +40,9 @@ class Ddn:
 
     Source: Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger 2019, Algorithm 1. The step falls from ``step_size`` to a
     hundredth of it along a cosine, as in the authors' code; their rounding to 8 bits is left out. Of the points passed, the last
-    one included, the nearest that is adversarial is kept. ``refine`` halvings of the way back are not part of the paper.
+    one included, the nearest that is adversarial is kept. An image leaves when ``patience`` steps brought its example no nearer
+    by half a percent, which costs little but a third of the time or more; that and the ``refine`` halvings of the way back are
+    not part of the paper.
     """
 
     norm: str = Norm.l2
@@ -48,7 +50,8 @@ class Ddn:
     step_size: float = 1.0
     radius: float = 1.0
     radius_step: float = 0.05
-    refine: int = 8
+    patience: int | None = 20
+    refine: int = 0
     closest: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -57,21 +60,35 @@ class Ddn:
         check(0 < self.step_size < math.inf, "step_size", "a number > 0", self.step_size)
         check(0 < self.radius < math.inf, "radius", "a number > 0", self.radius)
         check(0 < self.radius_step < 1, "radius_step", "a number in (0, 1)", self.radius_step)
+        check(self.patience is None or self.patience >= 1, "patience", "a whole number >= 1, or null", self.patience)
         check(self.refine >= 0, "refine", "a whole number >= 0", self.refine)
 
     def __call__(self, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
         """Nearest adversarial images found, float32 [n, C, H, W] in [0, 1]; the image itself where there is none."""
-        network, best, point = classifier.network, Closest(images, self.norm), images
+        with channels_last(classifier.network.model):
+            return self._search(classifier.network, images, labels, draws)
+
+    def _search(self, network: Network, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
+        """The same, with the model made ready."""
+        best, point = Closest(images, self.norm), images
+        rows, patience = torch.arange(len(images), device=images.device), Patience(best, self.patience)
         radius = torch.full((len(images),), self.radius, device=images.device)
         for k in range(self.steps):
-            gradient, logits = gradient_and_logits(network, point, labels, LOSSES["cross_entropy"])
-            adversarial = fooled(logits, labels)
-            best.offer(point, adversarial)
+            gradient, logits = gradient_and_logits(network, point, labels[rows], LOSSES["cross_entropy"])
+            adversarial = fooled(logits, labels[rows])
+            best.offer(point, adversarial, rows)
             radius = radius * torch.where(adversarial, 1 - self.radius_step, 1 + self.radius_step)
+            stay = patience.look(rows)
+            if len(stay) < len(rows):
+                rows, point, gradient, radius = rows[stay], point[stay], gradient[stay], radius[stay]
+                draws = draws.select(stay.tolist())
+                if not len(rows):
+                    break
             step = cosine(self.step_size, self.step_size / 100, k, self.steps)
-            delta = point - images + step * direction(gradient, draws)
+            delta = point - images[rows] + step * direction(gradient, draws)
             delta = delta * per_image(radius / size(delta, Norm.l2).clamp_min(1e-12))
-            point = (images + delta).clamp(0, 1)
-        best.offer(point, fooled(network.logits(point), labels))
+            point = (images[rows] + delta).clamp(0, 1)
+        if len(rows):
+            best.offer(point, fooled(network.logits(point), labels[rows]), rows)
         best.refine(network, labels, self.refine)
         return best.images

@@ -84,8 +84,8 @@ def _composition(error: ConfigCompositionException | OmegaConfBaseException) -> 
         if file and setting.full_key == "experiment":
             return f"{file[1]}.yaml: must begin with the line '# @package _global_'"
         return _setting(setting) + (f" (set in {file[1]}.yaml)" if file else "")
-    if found := re.match(r"Could not override '([^']*)'.*No match in the defaults list", str(error), re.DOTALL):
-        return f"{found[1]}: {_no_group(found[1])}"
+    if found := re.search(r"Could not override '([^']*)'.*No match in the defaults list", str(error), re.DOTALL):
+        return f"{found[1]}: {_no_group(found[1])}" + (f" (set in {file[1]}.yaml)" if file else "")
     return _one_line(str(error))
 
 
@@ -125,6 +125,8 @@ def _value(text: str) -> str:
         return "expected a value, got null"
     if found := re.match(r"Invalid value assigned: (\w+) is not a ListConfig", text):
         return f"expected a list, [...], got {_kind(found[1])}"
+    if found := re.match(r"Invalid type assigned: (\w+) is not a subclass of", text):
+        return f"expected keys with values, got {_kind(found[1])}"
     if found := re.fullmatch(r"Cannot convert '\w+' to string: '(.*)'", text):
         return f"expected a text, got {found[1]}"
     if text == "Cannot merge DictConfig with ListConfig":

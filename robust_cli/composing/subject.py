@@ -88,7 +88,7 @@ def load_subject(config: DictConfig, command: str) -> Subject:
         "images": len(images), "precision": precision, "device": device.type, "classes": len(dataset.class_names),
         "class_names": list(dataset.class_names),
     }
-    return Subject(model.to(device).eval(), images.to(device), dataset, device, about)
+    return Subject(model.to(device).to(memory_format=torch.channels_last).eval(), images.to(device), dataset, device, about)
 
 
 def _described(run: RunFolder) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Dataset:
     def default_budgets(self, norm: str) -> list[float]:
         """The attack sizes swept by default for ``l2`` or ``linf``, in pixel units, ascending. Raises Wrong for another norm."""
         if norm not in self.budgets:
-            raise Wrong("norm", "l2 or linf (for another norm there are no default budgets: give them)", str(norm))
+            raise Wrong(f"budgets.{norm}", f"a list, since only {' and '.join(self.budgets)} have default budgets", None)
         return list(self.budgets[norm])
 
     def split(self, name: Literal["train", "test"]) -> Images:

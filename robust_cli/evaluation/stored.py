@@ -74,8 +74,10 @@ def transfers(folders: Iterable[str], images: Images) -> tuple[list[Planned], di
     for path in folders:
         folder = RunFolder(path)
         if folder.command != "attack" or folder.state != "complete":
-            raise UserError(f"transfer: expected folders of complete attack runs, got {path} "
-                            f"({folder.command or 'no run'}, {folder.state}); make them with robust attack run=<source>")
+            told = f"{folder.command}, {folder.state}" if folder.command else "no run"
+            told = told if Path(path).exists() else "no such folder"
+            raise UserError(f"transfer: expected folders of complete attack runs, got {path} ({told}); make them with "
+                            "robust attack run=<source>, and of a sweep name each job's folder")
         about, places = folder.read_about(), _same_images(folder, images)
         for attack, budget, norm in _attacks(folder, about):
             name = f"{attack}@{about['model_fingerprint'][:8]}"

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pandas as pd
 
 from robust_cli.reporting import attacked_tables, certified_tables, closest, distrust, figures, gallery, measurements, transfer
+from robust_cli.reporting.estimates import estimate
 from robust_cli.reporting.leaking import label_leaking
 from robust_cli.reporting.lines import attacked_lines, certified_lines
-from robust_cli.reporting.load import Attacked, Certified, Trained, read
-from robust_cli.reporting.tables import Table, radius, write_csv
+from robust_cli.reporting.load import CLEAN, Attacked, Certified, Trained, read
+from robust_cli.reporting.tables import Table, percent, radius, write_csv
 from robust_cli.runs.console import say, table
 from robust_cli.runs.folder import RunFolder
 
@@ -42,8 +43,12 @@ def attacked(folder: RunFolder) -> None:
     run = read(folder)
     assert isinstance(run, Attacked)
     lines = attacked_lines([run], [])
-    _show(folder, attacked_tables.brief(run))
-    _show(folder, attacked_tables.attack_table(lines), on_screen=False)
+    if lines:
+        _show(folder, attacked_tables.brief(run))
+        _show(folder, attacked_tables.attack_table(lines), on_screen=False)
+    else:  # measured alone
+        clean = estimate(run.of(CLEAN)["robust"].to_numpy())
+        say(f"accuracy on {clean.images} clean images, none attacked: {percent(clean)} %")
     distances = closest.closest_table(lines)
     if distances is not None:
         _show(folder, distances)

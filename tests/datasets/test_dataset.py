@@ -83,7 +83,7 @@ def test_default_budgets_are_the_published_attack_sizes() -> None:
 
 def test_default_budgets_take_an_enum_and_refuse_other_norms() -> None:
     assert Digits().default_budgets(Norm.l2) == Digits().default_budgets("l2")
-    with pytest.raises(Wrong, match="norm: expected l2 or linf"):
+    with pytest.raises(Wrong, match=r"budgets.l1: expected a list, since only l2 and linf have default budgets"):
         Digits().default_budgets(Norm.l1)
     Digits().default_budgets("l2").append(9.0)
     assert 9.0 not in Digits().default_budgets("l2")
