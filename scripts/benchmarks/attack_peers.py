@@ -22,6 +22,7 @@ from torch import nn
 
 import robust_cli
 from robust_cli.attacks.classifiers import BaseClassifier
+from robust_cli.attacks.closest import channels_last
 from robust_cli.composing.build import build
 from robust_cli.datasets.images import Images
 from robust_cli.evaluation.outcomes import evaluate
@@ -80,7 +81,8 @@ def ours(name: str, **settings: Any) -> Runner:
     def attack(job: Job, budget: float) -> torch.Tensor:
         within = {} if math.isinf(budget) else {"budget": budget}
         built, draws = shipped(name, **settings, **within), ImageDraws("cpu", job.seed, "benchmark", job.indices)
-        return built(BaseClassifier(job.model), job.images, job.labels, draws)
+        with channels_last(job.model):  # as `robust attack` loads it
+            return built(BaseClassifier(job.model), job.images, job.labels, draws)
 
     return each_budget(attack)
 
@@ -90,7 +92,8 @@ def our_curve(name: str, **settings: Any) -> Runner:
     def run(job: Job) -> list[torch.Tensor]:
         attack = shipped(name, **settings)
         images = Images(job.images, job.labels, torch.tensor(job.indices), job.class_names)
-        with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()):
+        quiet = contextlib.redirect_stdout(io.StringIO())
+        with tempfile.TemporaryDirectory() as place, quiet, channels_last(job.model):
             folder = RunFolder(Path(place))
             evaluate({name: attack}, BaseClassifier(job.model), images, {attack.norm: job.budgets}, seed=job.seed,
                      batch_size=job.batch_size, device="cpu", folder=folder)

@@ -121,6 +121,14 @@ def test_every_measure_is_taken_and_shown(measure: str, trained: RunFolder, data
     assert robust("report", str(run)).code == 0
 
 
+def test_a_measure_alone_needs_no_attack(trained: RunFolder, data: Path) -> None:
+    answer = robust("attack", f"run={trained.path}", "classifier=base", "attack=[]", "measure=noise_robustness", "subset=first:6")
+    assert answer.code == 0
+    assert "accuracy on 6 clean images, none attacked: " in answer.out
+    assert len(answer.folder.table("noise_robustness").read_text().splitlines()) > 1
+    assert robust("report", str(answer.folder)).code == 0
+
+
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_trains(experiment: str, data: Path) -> None:
     answer = robust("train", f"experiment={experiment}", *STEP[:2], "subset=first:12")
