@@ -57,8 +57,10 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     doubts = look(classifier, few.float(), few.labels, ImageDraws(subject.device, config.seed, "look", few.indices.tolist()))
     for doubt in doubts:
         say(f"warning: {doubt.sentence}")
-    if attacks:
-        seconds = estimated_seconds(attacks, classifier, subject.images, budgets, config.batch_size, decide)
+    left = to_do(attacks, budgets, folder, len(subject.images))
+    if left:
+        say("  timing each attack on a few images")
+        seconds = estimated_seconds(left, classifier, subject.images, budgets, config.batch_size, decide)
         say(f"  at most about {duration(seconds)} for all images and budgets")
     evaluate(attacks, classifier, subject.images, budgets, seed=config.seed, batch_size=config.batch_size, device=subject.device,
              folder=folder, decide=decide, more=others, rounded=config.eight_bit,
@@ -75,6 +77,20 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     results.attacked(folder)
     say(f"run: {folder}")
     say(f"next: {after_evaluation(folder, config)}")
+
+
+def to_do(attacks: dict[str, Any], budgets: dict[str, list[float]], folder: RunFolder, images: int) -> dict[str, Any]:
+    """The attacks that do not have all their outcomes yet; says how much a run that is resumed has."""
+    from collections import Counter
+
+    from robust_cli.evaluation.plan import sweep
+    from robust_cli.evaluation.storage import rows_there
+
+    planned = Counter(name for name, _, _ in sweep(attacks, budgets))
+    there = Counter(rows_there(folder.outcomes))
+    if there:
+        say(f"  going on: {sum(there[name] for name in planned)} of {images * planned.total()} outcomes are there")
+    return {name: attack for name, attack in attacks.items() if there[name] < images * planned[name]}
 
 
 def victim(config: DictConfig, subject: Subject) -> Classifier:
@@ -108,8 +124,8 @@ def chosen_budgets(config: DictConfig, dataset: Any, norms: set[str]) -> dict[st
     found: dict[str, list[float]] = {}
     for norm in sorted(norms):
         asked = config.budgets.get(norm)
-        if asked is None and not hasattr(dataset, "default_budgets"):
-            raise UserError(f"budgets.{norm}: expected a list, since the data set has no defaults; set budgets.{norm}=[...]")
+        if asked is None and (norm not in ("l2", "linf") or not hasattr(dataset, "default_budgets")):
+            raise UserError(f"budgets.{norm}: expected a list, since there are no defaults for it; set budgets.{norm}=[...]")
         found[norm] = list(asked) if asked is not None else dataset.default_budgets(norm)
     return found
 
@@ -130,7 +146,7 @@ def announce(config: DictConfig, subject: Subject, attacks: dict[str, Any], budg
              transfers: dict[str, Any]) -> None:
     """What will be done."""
     from robust_cli.composing.subject import introduce
-    from robust_cli.evaluation.plan import is_closest
+    from robust_cli.evaluation.plan import is_closest, kind
     from robust_cli.reporting import attacked
 
     introduce("attack", subject, config)
@@ -138,8 +154,10 @@ def announce(config: DictConfig, subject: Subject, attacks: dict[str, Any], budg
     if config.noise_std is not None:
         climbed = "mean_loss, then log_mean_probability" if config.objective.value == "both" else config.objective.value
         target = attacked.target({"classifier": "smoothed", "decision_votes": config.decision_votes})
-        say(f"  {target} (fresh ones), noise_std {config.noise_std:g}; "
-            f"gradients through {config.gradient_draws} draws ({climbed})")
+        kinds = {kind(attack) for attack in attacks.values()}
+        how = [f"gradients through {config.gradient_draws} draws ({climbed})"] * ("gradient" in kinds)
+        how += [f"questions answered by {config.query_votes} votes"] * ("decisions" in kinds)
+        say("; ".join([f"  {target} (fresh ones), noise_std {config.noise_std:g}", *how]))
     elif noise.std is not None:
         say(f"  the base classifier, its gradients averaged over {noise.draws} draws of noise {noise.std:g}")
     else:

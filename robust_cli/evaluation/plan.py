@@ -49,7 +49,10 @@ def is_closest(attack: Any) -> bool:
 
 
 def kind(attack: Any) -> str:
-    """What an attack goes by: gradient, decisions, scores, noise, or stored images of another run."""
+    """What an attack goes by: gradient, decisions, scores, noise, or stored images of another run; a list of several attacks by
+    gradients as soon as one of them does."""
+    if "gradient" in (kind(member) for member in getattr(attack, "attacks", {}).values()):
+        return "gradient"
     return next((word for attribute, word in KINDS.items() if getattr(attack, attribute, False)), "gradient")
 
 
@@ -61,7 +64,7 @@ def check_suited(attacks: Mapping[str, Any], classifier: Classifier) -> None:
             raise UserError(f"attack.{name}: expected a base classifier, since a closest example is where a fixed answer changes "
                             "and a smoothed classifier's votes differ each time; take classifier=base, an attack with budgets, "
                             "or one by decisions (boundary, hop_skip_jump_linf)")
-        if classifier.random and by == "scores":
+        if classifier.random and getattr(attack, "by_scores", False):
             raise UserError(f"attack.{name}: expected a base classifier, since it compares scores and those of a smoothed one "
                             "differ by chance; take classifier=base, or an attack by gradients or by decisions")
         if classifier.noisy_gradients and not classifier.random and is_closest(attack) and by == "gradient":

@@ -26,6 +26,13 @@ def columns(classes: int) -> list[str]:
     return [*FIXED, *(f"votes_{k}" for k in range(classes))]
 
 
+def rows_there(outcomes: Path) -> list[str]:
+    """The attack's name of every row that a run has written, none where it has not begun."""
+    if not outcomes.exists():
+        return []
+    return [line.split(",", 1)[0] for line in outcomes.read_text(encoding="utf-8").splitlines()[1:]]
+
+
 def keep_originals(images: Images, folder: RunFolder) -> None:
     """Write the subset and its indices into the folder, or raise UserError if others are there."""
     for path, tensor in ((folder.originals, images.pixels), (folder.indices, images.indices)):

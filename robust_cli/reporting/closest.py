@@ -58,7 +58,8 @@ def closest_table(lines: Sequence[Line[Attacked]]) -> Table | None:
         data.append({"line": line.title, "norm": line.norm, "images": len(found), "success": success, **numbers, **costs})
     if not rows:
         return None
-    words = [f"{kind} {measure}" for measure in MEASURES.values() for kind in ("mean", "median")]
+    words = [f"{kind} of {measure}" if " " in measure else f"{kind} {measure}" for measure in MEASURES.values()
+             for kind in ("mean", "median")]
     columns = ["", "norm", "images", "success %", *words, "forward", "backward"]
     return Table("closest", "Closest adversarial examples", pd.DataFrame(data), columns, rows, [_NOTE])
 

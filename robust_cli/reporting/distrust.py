@@ -1,7 +1,8 @@
 """Distrust of an attack run's own numbers: what in its rows says that they flatter the classifier. Sentences, each with its page.
 
 A difference between two attacks is taken on the same images. For a base classifier, whose answers are fixed, one of more than a
-hundredth of the images counts; for a smoothed one, decided by votes, it has to exceed three of its paired standard errors too.
+hundredth of the images and of at least two counts; for a smoothed one, decided by votes, it has to exceed three of its paired
+standard errors too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from robust_cli.reporting.load import Attacked
 from robust_cli.reporting.meeting import distances_to_meeting
 
 SHARE = 0.01  # of the images: a smaller difference says nothing
+LEAST = 2  # images, likewise
 ERRORS = 3.0  # standard errors that chance explains
 USED = 0.8  # share of the budget that images left standing should have used
 UNMOVED = 0.1  # share of the images left standing that an attack may leave where they were
@@ -95,7 +97,7 @@ def _beyond(run: Attacked, difference: np.ndarray) -> bool:
     """Whether a paired difference of 0/1 outcomes [n] is one to speak of."""
     found = estimate(difference)
     chance = ERRORS * found.error if run.about.get("classifier") == "smoothed" else 0.0
-    return bool(found.images and found.value > max(SHARE, chance))
+    return bool(found.images and found.value > max(SHARE, chance) and difference.sum() >= LEAST)
 
 
 def _excesses(run: Attacked, weaker: _Attack, stronger: _Attack) -> Iterator[_Excess]:

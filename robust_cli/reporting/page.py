@@ -94,7 +94,8 @@ def gather(runs: Runs, radii: ArrayLike | None = None) -> Content:
         summary.append(certified_tables.accuracy_table(certificates, at))
         found += [certified_tables.paired_table(certificates, at), certified_tables.certificates_table(certificates)]
     if attacks:
-        summary.append(attacked_tables.accuracy_table(attacks))
+        white_box = [line for line in attacks if line.part not in transferred(runs)]  # the others have their matrices
+        summary.append(attacked_tables.accuracy_table(white_box or attacks))
         found += [*attacked_tables.attack_tables(attacks), closest_table(attacks), *transfer_tables(runs.attacked)]
     found += measurements.tables(runs.attacked, [f"{run.about.get('regime')} ({run.folder.path.name})" for run in runs.attacked])
     found += [attacked_tables.crosscheck_table(checks) if checks else None, literature.beside_ours(certificates),
@@ -104,6 +105,11 @@ def gather(runs: Runs, radii: ArrayLike | None = None) -> Content:
     return Content(summary, drawn, [t for t in found if t is not None], checks,
                    records.warnings(runs, certificates), runs, in_common(lines) if lines else "",
                    [f"{title}: {c.verdict}" for title, c in checks], pictures.galleries(runs))
+
+
+def transferred(runs: Runs) -> set[str]:
+    """The names of attacks whose images were made on another model."""
+    return {name for run in runs.attacked for name in run.about.get("transfer") or {}}
 
 
 def _checks(runs: Runs, certificates: Sequence[Line[Certified]]) -> list[tuple[str, Check]]:

@@ -23,6 +23,7 @@ class Result:
     passes: str
     images: int
     seeds: int
+    runs: frozenset[tuple[str, ...]]  # (seed, block, images) of each call: libraries compare where they are the same
 
     def as_strong_as(self, other: Result) -> bool:
         far = not math.isinf(other.median) and self.median > SHARE * other.median
@@ -36,7 +37,7 @@ def result(rows: list[Row]) -> Result:
     within = [[distance <= limit for distance in block] for block, limit in zip(away, limits, strict=True)]
     flat = sorted(itertools.chain(*away))
     seeds, budgets = {row["seed"] for row in rows}, {row["budget"] for row in rows}
-    runs = {(row["seed"], row["block"]): row for row in rows}  # a curve's rows share the costs of one call
+    runs = {(row["seed"], row["block"], row["images"]): row for row in rows}  # a curve's rows share the costs of one call
     images = sum(int(row["images"]) for row in runs.values())
     closest = math.isinf(float(rows[0]["budget"]))
     return Result(
@@ -46,7 +47,7 @@ def result(rows: list[Row]) -> Result:
         seconds=100 * sum(float(row["cpu_seconds"]) for row in runs.values()) / images,
         passes=f"{sum(int(row['forward']) for row in runs.values()) / images:.0f} + "
                f"{sum(int(row['backward']) for row in runs.values()) / images:.0f}",
-        images=len(flat) // len(seeds) // len(budgets), seeds=len(seeds))
+        images=len(flat) // len(seeds) // len(budgets), seeds=len(seeds), runs=frozenset(runs))
 
 
 def grouped(rows: list[Row]) -> dict[tuple[str, str], dict[str, Result]]:
@@ -57,7 +58,10 @@ def grouped(rows: list[Row]) -> dict[tuple[str, str], dict[str, Result]]:
 
 
 def summary(rows: list[Row]) -> str:
-    """Markdown. Times are processor seconds for 100 images, a curve's accuracies the mean over its budgets."""
+    """Markdown. Times are processor seconds for 100 images, a curve's accuracies the mean over its budgets.
+
+    The second table leaves out peers that did not run on the same images and seeds as ours, and says so below it.
+    """
     found = grouped(rows)
     lines = ["", "| model | attack | images | library | seeds | fooled % | standing % | median distance | s / 100 | passes |",
              "|---|---|---|---|---|---|---|---|---|---|"]
@@ -70,11 +74,15 @@ def summary(rows: list[Row]) -> str:
               "fooled %: ours, best peer | s / 100: ours | fastest peer as strong | times faster | fastest of all |",
               "|---|---|---|---|---|---|---|---|---|---|"]
     lines += [_line(key, libraries) for key, libraries in found.items() if OURS in libraries]
+    lines += [f"\nLeft out of the second table, run on other images or seeds than ours: {library} ({model}, {attack})."
+              for (model, attack), libraries in found.items() if OURS in libraries
+              for library, it in libraries.items() if it.runs != libraries[OURS].runs]
     return "\n".join(lines)
 
 
 def _line(key: tuple[str, str], libraries: dict[str, Result]) -> str:
-    us, peers = libraries[OURS], {library: it for library, it in libraries.items() if library != OURS}
+    us = libraries[OURS]
+    peers = {library: it for library, it in libraries.items() if library != OURS and it.runs == us.runs}
     if not peers:
         return (f"| {' | '.join(key)} | {us.images} | {100 * us.robust:.1f}, no peer | {us.median:.4f} | "
                 f"{100 * us.success:.1f} | {us.seconds:.2f} | | | |")
@@ -85,7 +93,8 @@ def _line(key: tuple[str, str], libraries: dict[str, Result]) -> str:
     strong = {name: it.seconds for name, it in peers.items() if it.as_strong_as(us)}
     quickest = min(peers, key=lambda name: peers[name].seconds)
     fast = min(strong, key=lambda name: strong[name]) if strong else ""
+    times = f"{strong[fast] / us.seconds:.2f}{'' if us.as_strong_as(peers[fast]) else ', ours weaker'}" if fast else ""
     return (f"| {' | '.join(key)} | {us.images} | {100 * us.robust:.1f}, {100 * peers[low].robust:.1f} ({low}) | {median} | "
             f"{100 * us.success:.1f}, {100 * peers[most].success:.1f} ({most}) | {us.seconds:.2f} | "
-            f"{f'{strong[fast]:.2f} ({fast})' if fast else 'none'} | {f'{strong[fast] / us.seconds:.2f}' if fast else ''} | "
+            f"{f'{strong[fast]:.2f} ({fast})' if fast else 'none'} | {times} | "
             f"{peers[quickest].seconds:.2f} ({quickest}) |")

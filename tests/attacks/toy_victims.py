@@ -1,19 +1,29 @@
-"""Small classifiers whose worst case is known in closed form, and an attack that does nothing."""
+"""Small classifiers whose worst case is known in closed form, closest-example attacks, and an attack that does nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from robust_cli.attacks.carlini_wagner import CarliniWagner
 from robust_cli.attacks.classifiers import BaseClassifier
+from robust_cli.attacks.ddn import Ddn
+from robust_cli.attacks.deepfool import DeepFool
+from robust_cli.attacks.fmn import Fmn
 from robust_cli.smoothing.noise import ImageDraws
 
 SHAPE = (1, 4, 4)
 PIXELS = 16
 FLAT = 50.0  # the margin loss of two classes whose logits are (-q, 0), label 0, is q - 50
+CW = CarliniWagner(steps=100, search_steps=5)
+CLOSEST: dict[str, Any] = {"deepfool": DeepFool(), "ddn": Ddn(), "fmn_l2": Fmn(), "fmn_linf": Fmn(norm="linf"),
+                           "carlini_wagner": CW}
+every_attack = pytest.mark.parametrize("name", CLOSEST)
 
 
 class Halfspace(nn.Module):
@@ -113,3 +123,42 @@ class Identity:
 
     def __call__(self, classifier: object, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
         return images
+
+
+class Affine(nn.Module):
+    """Logits Wx + b of several classes."""
+
+    def __init__(self, classes: int = 5, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(classes, PIXELS, generator=generator) * torch.linspace(0.2, 3, PIXELS))
+        self.bias = 3 * torch.randn(classes, generator=generator) - self.weight.detach().sum(1) / 2
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ self.weight.T + self.bias
+
+
+def exact(model: Affine, images: torch.Tensor, labels: torch.Tensor, norm: str) -> torch.Tensor:
+    """The distance of the nearest face where the box does not bind: lead over the dual norm of the slope."""
+    with torch.no_grad():
+        logits = model(images)
+    slopes = model.weight.detach()[labels][:, None] - model.weight.detach()[None]
+    lengths = slopes.norm(dim=2) if norm == "l2" else slopes.abs().sum(2)
+    away = (logits.gather(1, labels[:, None]) - logits) / lengths
+    return away.scatter(1, labels[:, None], torch.inf).amin(1)
+
+
+def attacked(attack: Any, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return attack(BaseClassifier(model), images, labels, draws(len(images)))
+
+
+def answers(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model(images).argmax(1)
+
+
+def problem() -> tuple[Affine, torch.Tensor, torch.Tensor]:
+    """Images so near to the boundary, and so far from black and white, that the box does not bind."""
+    model = Affine()
+    images = 0.5 + 0.1 * (random_images(12) - 0.5)
+    return model, images, answers(model, images)

@@ -96,7 +96,7 @@ def small(settings: dict[str, Any], place: str) -> list[str]:
 def test_every_attack_runs_on_both_kinds_of_classifier(attack: str, classifier: str, trained: RunFolder, data: Path) -> None:
     """Those that cannot take a smoothed one say so in one line, and leave no folder."""
     built = build(node("attack", attack), f"attack.{attack}")
-    suited = classifier == "base" or kind(built) == "decisions" or not (is_closest(built) or kind(built) == "scores")
+    suited = classifier == "base" or kind(built) == "decisions" or not (is_closest(built) or getattr(built, "by_scores", False))
     words = ["attack", f"run={trained}", f"attack={attack}", f"classifier={classifier}", "subset=first:2",
              *small(node("attack", attack), f"attack.{attack}"), "budgets.l2=[1.0]", "budgets.linf=[0.1]", "budgets.l1=[5.0]",
              "budgets.std=[0.1]", "decision_votes=20", "gradient_draws=2", "query_votes=5"]

@@ -16,6 +16,7 @@ from toy_victims import Halfspace, curved, draws, random_images
 
 from robust_cli.attacks.classifiers import BaseClassifier, NoisyGradients, SmoothedClassifier
 from robust_cli.attacks.deepfool import DeepFool
+from robust_cli.attacks.ensemble import Ensemble
 from robust_cli.attacks.fast_gradient import FastGradient
 from robust_cli.attacks.losses import margin
 from robust_cli.attacks.pgd import Pgd
@@ -280,6 +281,10 @@ def test_gradients_through_noise_against_a_deterministic_network() -> None:
 def test_attacks_say_what_they_go_by_and_unsuited_ones_are_refused() -> None:
     smoothed, noisy = SmoothedClassifier(curved(), 0.1), NoisyGradients(curved(), 0.1)
     assert [kind(a) for a in (Pgd(), Square(), Stored(Path(), {}, "l2", 1.0))] == ["gradient", "scores", "stored"]
+    both = Ensemble(norm="linf", attacks={"pgd": Pgd(norm="linf"), "square": Square()})
+    assert kind(both) == "gradient"
+    with pytest.raises(UserError, match=r"attack\.list: expected a base classifier, since it compares scores"):
+        check_suited({"list": both}, smoothed)
     with pytest.raises(UserError, match=r"attack\.square: expected a base classifier, since it compares scores"):
         check_suited({"square": Square()}, smoothed)
     with pytest.raises(UserError, match=r"attack\.deepfool: expected exact gradients"):
