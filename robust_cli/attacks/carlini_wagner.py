@@ -73,7 +73,7 @@ class CarliniWagner:
         """Nearest adversarial images found, float32 [n, C, H, W] in [0, 1]; the image itself where there is none."""
         with channels_last(classifier.network.model):
             best = self._search(classifier.network, images, labels)
-            best.refine(classifier.network, labels, self.refine)
+            best.refine(classifier.network, labels, self.refine, self.confidence)
         return best.images
 
     def _search(self, network: Network, images: torch.Tensor, labels: torch.Tensor) -> Closest:

@@ -72,8 +72,9 @@ class Closest:
         better = adversarial & (distance < self.distance[rows])
         self.images[rows[better]], self.distance[rows[better]] = candidates[better], distance[better]
 
-    def refine(self, network: Network, labels: torch.Tensor, steps: int) -> None:
-        """Halve the segment from each image to its adversarial one ``steps`` times, a pass each, and keep what is nearer."""
+    def refine(self, network: Network, labels: torch.Tensor, steps: int, confidence: float = 0.0) -> None:
+        """Halve the segment from each image to its adversarial one ``steps`` times, a pass each, and keep what is nearer,
+        where another class leads by ``confidence``."""
         rows = self.found.nonzero().flatten()
         if steps == 0 or not len(rows):
             return
@@ -82,7 +83,8 @@ class Closest:
         for _ in range(steps):
             middle = (inside + outside) / 2
             candidates = (start + per_image(middle) * step).clamp(0, 1)
-            adversarial = fooled(network.logits(candidates), labels[rows])
+            logits = network.logits(candidates)
+            adversarial = fooled(logits, labels[rows]) & (label_lead(logits, labels[rows]) <= -confidence)
             inside, outside = torch.where(adversarial, inside, middle), torch.where(adversarial, middle, outside)
             self.offer(candidates, adversarial, rows)
 

@@ -24,6 +24,7 @@ from robust_cli.smoothing.noise import ImageDraws
 
 NEAR = 0.2  # whole steps once the label leads by no more than this share of what it led by at the image
 LEAST = 0.05  # of the perturbation: the smallest way on which the overshoot is taken, or the last steps would end in rounding
+FINEST = 1e-4  # pixel units: nearer than this, steps are whole and the overshoot is taken on no less, or they would round away
 _ROUNDS = 8  # of Newton's method in `boxed`, which is exact once no further pixel meets the edge
 
 
@@ -93,7 +94,7 @@ class _Search:
         return [rows[count == each].sort().values for each in count.unique().tolist()]
 
     def step(self, rows: torch.Tensor) -> torch.Tensor:
-        """A step of images that look at equally many faces; those of them that moved, neither fooled before nor stuck."""
+        """A step of images that look at equally many faces; those that go on: they moved, or have other faces left."""
         point, labels = self.point[rows], self.labels[rows]
         logits, classes, slopes = faces(self.network, point, labels, lambda logits: self._candidates(rows, logits))
         beaten = fooled(logits, labels)
@@ -101,12 +102,12 @@ class _Search:
         lengths = inward(slopes, point[:, None]).flatten(2).norm(dim=2)
         away = _away(logits.gather(1, labels[:, None]) - logits.gather(1, classes), lengths)
         nearest, each = away.argmin(1), torch.arange(len(rows), device=rows.device)
-        self._learn(rows, logits, classes, lengths)
-        going = (~beaten & away[each, nearest].isfinite()).nonzero().flatten()
+        hope = self._learn(rows, logits, classes, lengths) & ~beaten
+        stays, going = rows[hope & away[each, nearest].isinf()], (~beaten & away[each, nearest].isfinite()).nonzero().flatten()
         each, nearest, rows = each[going], nearest[going], rows[going]
         slope = slopes[each, nearest] / per_image(lengths[each, nearest])
         self.point[rows] = boxed(point[going], slope, self._way(rows, logits[going], away[each, nearest]))
-        return rows
+        return torch.cat([rows, stays])
 
     def _candidates(self, rows: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """The classes to look at, int64 [n, k]: at first those with the largest logits."""
@@ -119,21 +120,22 @@ class _Search:
         self.count = torch.full_like(self.labels, count)
         return self.classes
 
-    def _learn(self, rows: torch.Tensor, logits: torch.Tensor, classes: torch.Tensor, lengths: torch.Tensor) -> None:
-        """Which faces to look at in the next step."""
+    def _learn(self, rows: torch.Tensor, logits: torch.Tensor, classes: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Which faces to look at in the next step; whether one of them can be reached by its slope last seen, bool [n]."""
         if self.settings.reach is None:
-            return
+            return torch.zeros_like(rows, dtype=torch.bool)
         self.lengths[rows[:, None], classes] = lengths
         away = _away(logits.gather(1, self.labels[rows][:, None]) - logits, self.lengths[rows])
         away, order = away.topk(self.classes.shape[1], dim=1, largest=False)
         self.classes[rows] = order
         self.count[rows] = (away <= self.settings.reach * away[:, :1]).sum(1).clamp_min(1)
+        return away[:, 0].isfinite()
 
     def _way(self, rows: torch.Tensor, logits: torch.Tensor, away: torch.Tensor) -> torch.Tensor:
         """How far to go [n]: a share of the way to the face, near the boundary (or with a share of 1) all of it and more."""
         assert self.first is not None
-        near = (label_lead(logits, self.labels[rows]) <= NEAR * self.first[rows]) | (self.settings.stride == 1)
-        beyond = torch.maximum(away, LEAST * size(self.point[rows] - self.images[rows], Norm.l2)).clamp_min(1e-4)
+        near = (label_lead(logits, self.labels[rows]) <= NEAR * self.first[rows]) | (away < FINEST) | (self.settings.stride == 1)
+        beyond = torch.maximum(away, LEAST * size(self.point[rows] - self.images[rows], Norm.l2)).clamp_min(FINEST)
         return torch.where(near, away + self.settings.overshoot * beyond, self.settings.stride * away)
 
 
@@ -170,7 +172,7 @@ def boxed(point: torch.Tensor, slope: torch.Tensor, gain: torch.Tensor) -> torch
     """
     slopes, square = slope.flatten(1), slope.flatten(1).square()
     room = torch.where(slopes > 0, 1 - point.flatten(1), -point.flatten(1)) / slopes
-    room = torch.where(slopes == 0, torch.inf, room)  # the t at which each pixel meets the edge
+    room = torch.where(slopes == 0, 0, room)  # the t at which each pixel meets the edge; one without a slope does not move
     length = torch.zeros_like(gain)
     for _ in range(_ROUNDS):
         rate = torch.where(room > length[:, None], square, 0).sum(1)

@@ -20,6 +20,7 @@ from robust_cli.attacks.norms import Norm
 from robust_cli.messages import check
 from robust_cli.smoothing.noise import ImageDraws
 
+LEAST = 1e-4  # pixel units: the smallest first radius, or an image on the boundary itself would stay where it is
 _DUAL = {Norm.l2: Norm.l2, Norm.linf: Norm.l1}
 
 
@@ -86,7 +87,7 @@ class Fmn:
         """The next radius of each image, [n]."""
         turn = cosine(self.radius_step, min(0.001, self.radius_step), step, self.steps)
         away = label_lead(logits, labels).abs() / size(downhill, _DUAL[Norm(self.norm)]).clamp_min(1e-12)
-        first = torch.maximum(size(delta, self.norm) + away, radius * (1 + turn))
+        first = torch.maximum(size(delta, self.norm) + away, radius * (1 + turn)).clamp_min(LEAST)
         shrunk = torch.minimum(radius * (1 - turn), best.distance[rows])
         grown = torch.where(best.found[rows], radius * (1 + turn), first)
         return torch.where(fooled(logits, labels), shrunk, grown)

@@ -189,7 +189,7 @@ def test_deepfool_is_the_plain_loop_of_each_image() -> None:
 
 def test_confidence_goes_further() -> None:
     model, images, labels = problem()
-    found = attacked(replace(CW, confidence=0.5, refine=0), model, images, labels)
+    found = attacked(replace(CW, confidence=0.5), model, images, labels)
     with torch.no_grad():
         assert (label_lead(model(found), labels) <= -0.5).all()
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from toy_victims import curved, draws, random_images
 
-from robust_cli.attacks import evaluation
 from robust_cli.attacks.classifiers import BaseClassifier, Network, SmoothedClassifier
 from robust_cli.attacks.losses import cross_entropy
 from robust_cli.attacks.pgd import Pgd
 from robust_cli.datasets.images import Images
+from robust_cli.evaluation import outcomes
 from robust_cli.runs.folder import RunFolder
 from robust_cli.smoothing.noise import ImageDraws
 from robust_cli.smoothing.votes import NoisyVotes
@@ -32,7 +32,7 @@ def attacked(folder: Path, seed: int, decided_by: list[str] | None = None) -> di
 
     folder.mkdir()
     attacks = {name: Pgd(norm="l2", steps=3, random_start=True) for name in ("one", "two")}
-    evaluation.evaluate(attacks, SmoothedClassifier(model, 0.1, draws=2), images, {"l2": [0.1, 0.4]}, seed=seed, batch_size=4,
+    outcomes.evaluate(attacks, SmoothedClassifier(model, 0.1, draws=2), images, {"l2": [0.1, 0.4]}, seed=seed, batch_size=4,
                         device="cpu", folder=RunFolder(folder), decide=decide)
     return {path.name: np.load(path) for path in sorted((folder / "adversarial").iterdir())}
 
@@ -45,7 +45,7 @@ def test_no_draw_of_an_attack_decides_its_outcome(tmp_path: Path, monkeypatch: p
         drawn.append((seed, purpose))
         return ImageDraws(device, seed, purpose, indices)
 
-    monkeypatch.setattr(evaluation, "ImageDraws", spy)
+    monkeypatch.setattr(outcomes, "ImageDraws", spy)
     decided_by: list[str] = []
     attacked(tmp_path / "a", 5, decided_by)
     assert len(set(drawn)) == 4  # two attacks at two budgets
