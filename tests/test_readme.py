@@ -17,8 +17,10 @@ from published_formats import write_mnist
 ROOT = Path(__file__).resolve().parents[1]
 SMALLER = {"train": ["training.epochs=1", "training.batch_size=2", "subset=first:4"],
            "certify": ["subset=first:2", "samples=40", "selection_samples=10"],
-           "attack": ["subset=first:2", "decision_votes=20", "gradient_draws=2", "attack.pgd_l2.steps=2",
-                      "attack.second_order.steps=2"]}
+           "attack": ["subset=first:2", "decision_votes=20", "gradient_draws=2", "query_votes=5"]}
+SHORTER = {"pgd_l2": ["attack.pgd_l2.steps=2"], "second_order": ["attack.second_order.steps=2"],
+           "standard_linf": [f"attack.standard_linf.attacks.{part}=2" for part in (
+               "auto_pgd_ce.steps", "auto_pgd_dlr.steps", "auto_pgd_targeted.steps", "square.queries")]}
 MINE = "# my regime. Source: me\n_target_: my_regime.Mine\nnoise_std: 0.1\n"
 CLASS = """from dataclasses import dataclass
 from robust_cli.regimes.noise_augmentation import NoiseAugmentation
@@ -45,7 +47,9 @@ def test_every_command_line_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "my_configs" / "my_regime.py").write_text(CLASS)
     monkeypatch.setattr(sys, "path", list(sys.path))
     for words in commands():
-        answer = robust(*words, *([] if "--help" in words else SMALLER.get(words[0], [])))
+        named = [setting for name, settings in SHORTER.items() if words[0] == "attack" and any(name in word for word in words)
+                 for setting in settings]
+        answer = robust(*words, *([] if "--help" in words else [*SMALLER.get(words[0], []), *named]))
         assert answer.code == 0, (words, answer.err)
 
 

@@ -8,31 +8,17 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import nn
-from toy_victims import CLOSEST, CW, Identity, answers, attacked, draws, every_attack
+from toy_victims import CLOSEST, CW, Identity, answers, attacked, draws, every_attack, victims
 
 from robust_cli.attacks.classifiers import BaseClassifier
 from robust_cli.attacks.deepfool import DeepFool
 from robust_cli.attacks.geometry import distances, size
-from robust_cli.datasets.digits import Digits
 
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """A small network trained on digits, and test images that it gets right."""
-    torch.manual_seed(0)
-    train, test = Digits().split("train"), Digits().split("test")
-    images, labels = nn.functional.avg_pool2d(train.float(), 2), train.labels
-    model = nn.Sequential(nn.Flatten(), nn.Linear(196, 32), nn.ReLU(), nn.Linear(32, 10))
-    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
-    for _ in range(8):
-        for rows in torch.randperm(len(images)).split(64):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
-            optimiser.step()
-    pixels = nn.functional.avg_pool2d(test.float()[:60], 2)
-    right = answers(model, pixels) == test.labels[:60]
-    assert right.sum() > 50
-    return model, pixels[right], test.labels[:60][right]
+    return victims(60)
 
 
 def test_faces_out_of_reach_are_not_looked_at(trained: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> None:

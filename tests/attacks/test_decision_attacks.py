@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from toy_victims import PIXELS, Halfspace, Identity, curved, draws, random_images
+from toy_victims import PIXELS, Halfspace, Identity, curved, draws, random_images, victims
 
 from robust_cli.attacks.boundary import Boundary
 from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier
@@ -17,7 +17,6 @@ from robust_cli.attacks.deepfool import DeepFool
 from robust_cli.attacks.fmn import Fmn
 from robust_cli.attacks.geometry import distances, size
 from robust_cli.attacks.hop_skip_jump import HopSkipJump
-from robust_cli.datasets.digits import Digits
 from robust_cli.messages import Wrong
 
 ATTACKS: dict[str, Any] = {"boundary": Boundary(iterations=2500), "hop_skip_jump_l2": HopSkipJump(iterations=20),
@@ -224,19 +223,7 @@ def test_starts_and_halvings() -> None:
 @pytest.fixture(scope="module")
 def trained() -> Victim:
     """A small network trained on digits of 14x14, and test images that it gets right."""
-    torch.manual_seed(0)
-    train, test = Digits().split("train"), Digits().split("test")
-    images, labels = nn.functional.avg_pool2d(train.float(), 2), train.labels
-    model = nn.Sequential(nn.Flatten(), nn.Linear(196, 32), nn.ReLU(), nn.Linear(32, 10))
-    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
-    for _ in range(8):
-        for rows in torch.randperm(len(images)).split(64):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
-            optimiser.step()
-    pixels = nn.functional.avg_pool2d(test.float()[:24], 2)
-    right = answers(model, pixels) == test.labels[:24]
-    return model, pixels[right], test.labels[:24][right]
+    return victims(24)
 
 
 def stronger_than_noise(attack: Any, victim: Victim, factor: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from toy_victims import PIXELS, SHAPE, Halfspace, Identity, curved, draws, grey, random_images, symmetric, uneven_weights
+from toy_victims import PIXELS, SHAPE, Halfspace, Identity, curved, draws, grey, random_images, symmetric, uneven_weights, victims
 
 from robust_cli.attacks.classifiers import BaseClassifier
 from robust_cli.attacks.ddn import Ddn
@@ -16,7 +16,6 @@ from robust_cli.attacks.geometry import distances
 from robust_cli.attacks.lbfgs import TARGETS, Lbfgs
 from robust_cli.attacks.noise_search import NoiseSearch
 from robust_cli.attacks.quasi_newton import direction
-from robust_cli.datasets.digits import Digits
 from robust_cli.messages import Wrong
 
 Trained = tuple[nn.Module, torch.Tensor, torch.Tensor]
@@ -190,19 +189,7 @@ def test_the_model_is_left_as_it_was() -> None:
 @pytest.fixture(scope="module")
 def trained() -> Trained:
     """A small network trained on digits, and test images that it gets right, most of their pixels black."""
-    torch.manual_seed(0)
-    train, test = Digits().split("train"), Digits().split("test")
-    images, labels = nn.functional.avg_pool2d(train.float(), 2), train.labels
-    model = nn.Sequential(nn.Flatten(), nn.Linear(196, 32), nn.ReLU(), nn.Linear(32, 10))
-    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
-    for _ in range(8):
-        for rows in torch.randperm(len(images)).split(64):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
-            optimiser.step()
-    pixels = nn.functional.avg_pool2d(test.float()[:45], 2)
-    right = answers(model, pixels) == test.labels[:45]
-    return model, pixels[right], test.labels[:45][right]
+    return victims(45)
 
 
 def median(attack: Any, trained: Trained) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from robust_cli.attacks.classifiers import BaseClassifier
 from robust_cli.attacks.ddn import Ddn
 from robust_cli.attacks.deepfool import DeepFool
 from robust_cli.attacks.fmn import Fmn
+from robust_cli.datasets.digits import Digits
 from robust_cli.smoothing.noise import ImageDraws
 
 SHAPE = (1, 4, 4)
@@ -162,3 +165,30 @@ def problem() -> tuple[Affine, torch.Tensor, torch.Tensor]:
     model = Affine()
     images = 0.5 + 0.1 * (random_images(12) - 0.5)
     return model, images, answers(model, images)
+
+
+@cache
+def trained_on_digits() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A small network trained on digits of 14x14 pixels, and its first 60 test images with their labels."""
+    train, test = Digits().split("train"), Digits().split("test")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        images, labels = nn.functional.avg_pool2d(train.float(), 2), train.labels
+        model = nn.Sequential(nn.Flatten(), nn.Linear(196, 32), nn.ReLU(), nn.Linear(32, 10))
+        optimiser = torch.optim.Adam(model.parameters(), 5e-3)
+        for _ in range(8):
+            for rows in torch.randperm(len(images)).split(64):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()
+                optimiser.step()
+        optimiser.zero_grad()
+    return model, nn.functional.avg_pool2d(test.float()[:60], 2), test.labels[:60]
+
+
+def victims(count: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A copy of that network, and those of the first ``count`` test images that it gets right."""
+    model, images, labels = trained_on_digits()
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        right = model(images[:count]).argmax(1) == labels[:count]
+    return model, images[:count][right], labels[:count][right]
