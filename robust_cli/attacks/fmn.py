@@ -41,7 +41,7 @@ class Fmn:
     steps: int = 100
     step_size: float = 1.0
     radius_step: float = 0.05
-    patience: int | None = 20
+    patience: int | None = 30
     refine: int = 0
     closest: ClassVar[bool] = True
 

@@ -228,8 +228,8 @@ TASKS: dict[str, Task] = {
         OURS: ours("hop_skip_jump_linf", iterations=HOP_STEPS, max_queries=HOP_QUERIES), "cleverhans": cleverhans_hop(math.inf),
         "foolbox": foolbox("HopSkipJumpAttack", constraint="linf", steps=HOP_STEPS, max_gradient_eval_steps=HOP_QUERIES)},
         quick=False),
-    "ensemble_linf": Task("linf", "one", {
+    "ensemble_linf": Task("linf", "middle", {
         OURS: ours("standard_linf"), "torchattacks": torchattacks("AutoAttack", norm="Linf")}, quick=False),
-    "ensemble_l2": Task("l2", "one", {
+    "ensemble_l2": Task("l2", "middle", {
         OURS: ours("standard_l2"), "torchattacks": torchattacks("AutoAttack", norm="L2")}, quick=False),
 }
