@@ -14,6 +14,7 @@ import torch
 
 from robust_cli.attacks.classifiers import Classifier
 from robust_cli.attacks.norms import Norm
+from robust_cli.datasets.images import Images
 from robust_cli.messages import Wrong, check
 from robust_cli.smoothing.noise import ImageDraws
 
@@ -74,6 +75,11 @@ class Ensemble:
     def by_scores(self) -> bool:
         """Whether an attack among them compares scores from query to query, which no random classifier allows."""
         return any(getattr(attack, "by_scores", False) for attack in self.attacks.values())
+
+    def with_data(self, images: Images) -> Ensemble:
+        """The same with the training images given to the attacks that want them."""
+        return replace(self, attacks={name: attack.with_data(images) if hasattr(attack, "with_data") else attack
+                                      for name, attack in self.attacks.items()})
 
     def __call__(self, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
         """Adversarial images float32 [n, C, H, W] in the ball and in [0, 1]. A Wrong of one of the attacks names it."""

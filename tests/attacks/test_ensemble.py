@@ -18,10 +18,12 @@ from robust_cli.attacks.ddn import Ddn
 from robust_cli.attacks.ensemble import Ensemble, relay
 from robust_cli.attacks.geometry import distances
 from robust_cli.attacks.losses import fooled
+from robust_cli.attacks.lrc import LongRangeCorrelated
 from robust_cli.attacks.pgd import Pgd
 from robust_cli.attacks.square import Square
 from robust_cli.attacks.targeted import TargetedPgd
 from robust_cli.composing.build import build
+from robust_cli.datasets.images import Images
 from robust_cli.messages import UserError, Wrong
 from robust_cli.smoothing.noise import ImageDraws
 
@@ -259,3 +261,15 @@ def test_a_mistake_inside_names_its_place() -> None:
     two_classes, images = Halfspace(torch.ones(16), bias=60.0), random_images(2)
     with pytest.raises(Wrong, match=r"^attacks\.auto_pgd_dlr\.loss: expected [^\n]*3 classes[^\n]*$"):
         replace(build(load("l2"), "x"), budget=0.1)(BaseClassifier(two_classes), images, torch.ones(2).long(), draws(2))
+
+
+def test_the_training_images_reach_the_attack_that_wants_them() -> None:
+    """Noise with the data's own covariance cannot run without them."""
+    pixels = torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    training = Images(pixels, torch.zeros(50).long(), torch.arange(50), ("a", "b"), "all")
+    members = {"lrc": LongRangeCorrelated(covariance="data", samples=2), "plain": LongRangeCorrelated(samples=2)}
+    told = replace(Ensemble(norm="std", attacks=members).with_data(training), budget=0.3)
+    classifier, images = BaseClassifier(curved().eval()), random_images(3)
+    found = told(classifier, images, torch.zeros(3).long(), draws(3))
+    assert (found != images).flatten(1).any(1).all()
+    assert told.attacks["plain"] == members["plain"]
