@@ -167,3 +167,22 @@ def test_auto_pgd_returns_the_best_of_all_its_points(norm: str, budget: float) -
     losses = torch.stack(asked)
     torch.testing.assert_close(end, losses.amax(0), rtol=1e-3, atol=1e-4)
     assert (losses[-1] < losses.amax(0) - 1e-3).any()
+
+
+def test_a_checkpoint_halves_by_either_condition() -> None:
+    """Four images: enough rises and a new best; too few rises; a best loss that stood still; the same just after a halving."""
+    images = torch.rand(4, 1, 4, 4)
+    slope = Slope(torch.ones_like(images), torch.zeros(4), torch.full((4,), -1.0), torch.zeros(4, dtype=torch.bool))
+    climb = auto_pgd._Climb.begin(images, slope, length=2.0)
+    climb.point, climb.best_loss = images + 0.1, torch.full((4,), 3.0)
+    climb.rises = torch.tensor([8.0, 7.0, 8.0, 8.0])
+    climb.top_then, climb.top = torch.tensor([1.0, 1.0, 3.0, 3.0]), torch.full((4,), 3.0)
+    climb.halved = torch.tensor([False, False, False, True])
+    climb.check(enough=7.5)
+    assert climb.length.tolist() == [2.0, 1.0, 1.0, 2.0]
+    assert climb.halved.tolist() == [False, True, True, False]
+    assert torch.equal(climb.point[1:3], images[1:3])  # back at the best point
+    assert torch.equal(climb.point[[0, 3]], images[[0, 3]] + 0.1)
+    assert climb.loss.tolist() == [0.0, 3.0, 3.0, 0.0]
+    assert (climb.rises == 0).all()
+    assert torch.equal(climb.top_then, climb.top)
