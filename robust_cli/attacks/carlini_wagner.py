@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from robust_cli.attacks.classifiers import Classifier, Network
-from robust_cli.attacks.closest import Closest, channels_last, gradient_and_logits, label_lead
+from robust_cli.attacks.closest import NEARER, Closest, channels_last, gradient_and_logits, label_lead
 from robust_cli.attacks.ddn import cosine
 from robust_cli.attacks.geometry import per_image, size
 from robust_cli.attacks.losses import fooled
@@ -24,7 +24,6 @@ INSIDE = 0.999  # images are drawn toward grey by this factor before the inverse
 GROWTH = 10.0  # of the constant while only one side of it is known
 STARTS = ("image", "last", "best")
 _FALL = 0.999  # a tenth of the steps has to bring the objective below this share of what it was, or the image stops
-_NEARER = 0.995  # a constant has to bring the nearest example below this share of its distance, or it was an idle one
 _BETAS, _TINY = (0.9, 0.999), 1e-8  # Adam's
 
 
@@ -92,7 +91,7 @@ class CarliniWagner:
             elif self.start == "best":
                 position = torch.where(per_image(best.found), _position(best.images), position)
             success, position = self._minimise(network, images, labels, constant, position, best, rows)
-            idle = torch.where(best.found & (best.distance > _NEARER * before), idle + 1, 0)
+            idle = torch.where(best.found & (best.distance > NEARER * before), idle + 1, 0)
             low, high = torch.where(success, low, constant), torch.where(success, constant, high)
             constant = _next_constant(low, high)
         return best

@@ -219,7 +219,7 @@ class NoisyGradients:
     def __init__(self, model: nn.Module | Network, std: float, draws: int = 10, precision: str = "fp32") -> None:
         self._through = SmoothedClassifier(model, std, draws, precision=precision)
         self._plain = BaseClassifier(self._through.network)
-        self.network, self.noise_std = self._through.network, std
+        self.network, self.noise_std, self.draws = self._through.network, std, draws
 
     def gradient(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> Slope:
         """See `Classifier`: all of it means over the noise."""
@@ -240,6 +240,30 @@ class NoisyGradients:
 def _numbers(losses: list[torch.Tensor]) -> torch.Tensor:
     found = torch.stack(losses)
     return torch.where(found.isnan(), -torch.inf, found)
+
+
+Try = Callable[[int, torch.Tensor, ImageDraws], torch.Tensor]  # (which, rows int64 [k], their draws) -> images [k, C, H, W]
+
+
+def in_turn(attempt: Try, tries: int, judge: Classifier, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
+    """For each image the worst of several tries, [n, C, H, W]: where another class leads most in the judge's own answer.
+
+    A try goes over the images on which none before it leads beyond the judge's doubt. One try alone is not judged.
+    """
+    best = attempt(0, torch.arange(len(labels), device=labels.device), draws)
+    if tries == 1:
+        return best
+    best, leads = best.clone(), judge.lead(best, labels, draws)
+    for which in range(1, tries):
+        rows = (leads <= judge.doubt).nonzero().flatten()
+        if not len(rows):
+            break
+        mine = draws.select(rows.tolist())
+        tried = attempt(which, rows, mine)
+        found = judge.lead(tried, labels[rows], mine)
+        worse = found > leads[rows]
+        best[rows[worse]], leads[rows[worse]] = tried[worse], found[worse]
+    return best
 
 
 def strongest(classifier: Classifier, candidates: torch.Tensor, labels: torch.Tensor, loss: Loss,

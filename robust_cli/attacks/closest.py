@@ -1,7 +1,7 @@
 """What closest-example attacks share: when an image counts as fooled, the best image so far, and the way back to the boundary.
 
 A closest-example attack has no budget: for each image it looks for the nearest one, in its norm, that the classifier takes for
-another class. It returns the image itself where it found none. It needs a classifier that gives the same answer whenever asked.
+another class. It returns the image itself where it found none.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from robust_cli.attacks.classifiers import Classifier
+from robust_cli.attacks.classifiers import Classifier, in_turn
 from robust_cli.attacks.norms import Norm
 from robust_cli.datasets.images import Images
 from robust_cli.messages import Wrong, check
@@ -29,21 +29,11 @@ def relay(tries: Sequence[tuple[Attack, Classifier]], images: torch.Tensor, labe
     image leaves once another class leads beyond the judge's doubt; until then a later candidate takes the place of an earlier
     one where another class leads more. One try alone is not judged.
     """
-    (first, judge), *others = tries
-    best = first(judge, images, labels, draws).detach()
-    if not others:
-        return best
-    best, leads = best.clone(), judge.lead(best, labels, draws)
-    for attack, classifier in others:
-        rows = (leads <= judge.doubt).nonzero().flatten()
-        if not len(rows):
-            break
-        mine = draws.select(rows.tolist())
-        tried = attack(classifier, images[rows], labels[rows], mine).detach()
-        found = judge.lead(tried, labels[rows], mine)
-        worse = found > leads[rows]
-        best[rows[worse]], leads[rows[worse]] = tried[worse], found[worse]
-    return best
+    def attempt(which: int, rows: torch.Tensor, mine: ImageDraws) -> torch.Tensor:
+        attack, classifier = tries[which]
+        return attack(classifier, images[rows], labels[rows], mine).detach()
+
+    return in_turn(attempt, len(tries), tries[0][1], labels, draws)
 
 
 @dataclass(frozen=True)

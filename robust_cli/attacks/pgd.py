@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from robust_cli.attacks.classifiers import Classifier, strongest
+from robust_cli.attacks.classifiers import Classifier, Try, in_turn, strongest
 from robust_cli.attacks.geometry import project, random_start, settle, steepest
 from robust_cli.attacks.losses import LOSSES, Loss, loss_of
 from robust_cli.attacks.norms import Norm
@@ -59,10 +59,7 @@ def ascend(classifier: Classifier, start: torch.Tensor, images: torch.Tensor, la
     return settle(walk(classifier, start, images, labels, loss, draws, steps, move), images, budget, norm)
 
 
-Run = Callable[[int, torch.Tensor, ImageDraws], torch.Tensor]  # (restart, rows int64 [k], their draws) -> ends [k, C, H, W]
-
-
-def worst_end(run: Run, restarts: int, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, loss: Loss,
+def worst_end(run: Try, restarts: int, classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, loss: Loss,
               draws: ImageDraws) -> torch.Tensor:
     """For each image the worst end of several restarts, [n, C, H, W].
 
@@ -70,23 +67,11 @@ def worst_end(run: Run, restarts: int, classifier: Classifier, images: torch.Ten
     A random classifier says of nobody for certain that it is fooled: there the ends of an image are compared by their losses
     under one set of fresh draws. Where the gradients alone are noisy, the answers are exact and decide.
     """
-    rows = torch.arange(len(images), device=images.device)
-    end = run(0, rows, draws)
     if restarts > 1 and classifier.random:
-        others = [run(restart, rows, draws) for restart in range(1, restarts)]
-        return strongest(classifier, torch.stack([end, *others]), labels, loss, draws)
-    leads = classifier.lead(end, labels, draws) if restarts > 1 else None
-    for restart in range(1, restarts):
-        assert leads is not None
-        rows = (leads <= 0).nonzero().flatten()
-        if not len(rows):
-            break
-        mine = draws.select(rows.tolist())
-        tried = run(restart, rows, mine)
-        found = classifier.lead(tried, labels[rows], mine)
-        better = found > leads[rows]
-        end[rows[better]], leads[rows[better]] = tried[better], found[better]
-    return end
+        rows = torch.arange(len(images), device=images.device)
+        ends = torch.stack([run(restart, rows, draws) for restart in range(restarts)])
+        return strongest(classifier, ends, labels, loss, draws)
+    return in_turn(run, restarts, classifier, labels, draws)
 
 
 @dataclass(frozen=True)

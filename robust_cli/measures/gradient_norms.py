@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from robust_cli.attacks.classifiers import BaseClassifier, Classifier, LossAt, Network, NoisyGradients, Slope, SmoothedClassifier
-from robust_cli.attacks.losses import LOSSES, Loss
+from robust_cli.attacks.classifiers import BaseClassifier, Classifier, LossAt, Network, NoisyGradients, SmoothedClassifier
+from robust_cli.attacks.losses import LOSSES
 from robust_cli.datasets.images import Images
 from robust_cli.evaluation.storage import CLEAN
 from robust_cli.measures.means import mean_and_error
@@ -42,12 +42,7 @@ class RecordingNetwork(Network):
 
 
 class Onward(BaseClassifier):
-    """A base classifier that calls no image fooled, so that none leaves an attack before its last step."""
-
-    def gradient(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> Slope:
-        """See `BaseClassifier`; ``fooled`` is all false."""
-        slope = super().gradient(images, labels, loss, draws)
-        return slope._replace(fooled=torch.zeros_like(slope.fooled))
+    """A base classifier whose lead calls no image fooled, so that none leaves an attack before its last restart."""
 
     def lead(self, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
         """See `BaseClassifier`; never above 0."""
@@ -64,9 +59,9 @@ def recording(classifier: Classifier) -> tuple[Classifier, RecordingNetwork]:
     if isinstance(view, SmoothedClassifier):
         return SmoothedClassifier(network, view.noise_std, view.draws, view.objective, votes=view.votes), network
     if isinstance(view, NoisyGradients):
-        return NoisyGradients(network, view.noise_std, view._through.draws), network
+        return NoisyGradients(network, view.noise_std, view.draws), network
     assert isinstance(view, BaseClassifier), f"no gradients of a {type(view).__name__} are recorded"
-    return Onward(network), network
+    return Onward(network, stops=False), network
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from robust_cli.reporting.figures import _LOOK, COLOURS, STROKES
+from robust_cli.reporting.figures import COLOURS, LOOK, STROKES
 
 DATA = "data"  # as the measure of covariances names the training images
 REFERENCES = (1, 2, 4, 8, 16)  # decay lengths of SGR's long-range correlated noise, pixels
@@ -35,7 +35,7 @@ def functions_figure(table: pd.DataFrame) -> Figure:
     correlated noise.
     """
     panels = [(name, title) for name, title in _PANELS.items() if (table["channels"] == name).any()]
-    with matplotlib.rc_context(_LOOK):
+    with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(7.2 if len(panels) == 1 else 11.0, 4.3))
         FigureCanvasAgg(figure)
         all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -111,7 +111,7 @@ def matrices_figure(perturbations: Mapping[str, np.ndarray], centred: Collection
     perturbations = {name: images for name, images in perturbations.items() if images.any()}
     assert perturbations, "something has to be drawn"
     across, down = min(_ACROSS, len(perturbations)), math.ceil(len(perturbations) / _ACROSS)
-    with matplotlib.rc_context({**_LOOK, "axes.grid": False}):
+    with matplotlib.rc_context({**LOOK, "axes.grid": False}):
         figure = Figure(figsize=(3.3 * across + 0.9, 3.5 * down), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(down, across, squeeze=False).flatten()

@@ -26,7 +26,7 @@ STROKES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (2.5, 1)), 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 UNITS = "pixel units, images in [0, 1]"
 _GRID = 401
-_LOOK: dict[Any, Any] = {
+LOOK: dict[Any, Any] = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.axisbelow": True,
     "axes.grid": True, "grid.color": "#e3e3e3", "grid.linewidth": 0.7, "legend.frameon": False, "legend.fontsize": 9,
     "legend.handlelength": 3.4, "svg.fonttype": "path"}
@@ -41,8 +41,8 @@ class Picture:
     caption: str
 
 
-def _drawn(draw: Callable[[Axes], None], xlabel: str, ylabel: str) -> Figure:
-    with matplotlib.rc_context(_LOOK):
+def drawn_figure(draw: Callable[[Axes], None], xlabel: str, ylabel: str) -> Figure:
+    with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(7.2, 4.3))
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
@@ -84,11 +84,11 @@ def certified_figure(lines: Sequence[Line[Certified]], largest: Sequence[float])
             _certified(axes, line, style, end, line.title)
             _limit(axes, limit, style["color"] if list(largest).count(limit) == 1 else "#666666")
         axes.set_xlim(0, end)
-        _proxy(axes, "natural accuracy", marker="D", linestyle="none", color="#666666", markersize=6)
+        legend_entry(axes, "natural accuracy", marker="D", linestyle="none", color="#666666", markersize=6)
         if any(np.isfinite(largest)):
-            _proxy(axes, "largest provable radius", linestyle=":", marker="|", color="#666666", markersize=9)
+            legend_entry(axes, "largest provable radius", linestyle=":", marker="|", color="#666666", markersize=9)
 
-    return _drawn(draw, f"l2 radius ({UNITS})", "certified accuracy (%)")
+    return drawn_figure(draw, f"l2 radius ({UNITS})", "certified accuracy (%)")
 
 
 def _end(tables: Sequence[pd.DataFrame], largest: Sequence[float]) -> float:
@@ -114,7 +114,7 @@ def _limit(axes: Axes, radius: float, colour: str) -> None:
         axes.plot([radius], [0], marker="|", color=colour, markersize=14, clip_on=False)
 
 
-def _proxy(axes: Axes, label: str, **style: Any) -> None:
+def legend_entry(axes: Axes, label: str, **style: Any) -> None:
     axes.add_line(Line2D([], [], label=label, **style))
 
 
@@ -124,7 +124,7 @@ def robust_figure(lines: Sequence[Line[Attacked]], norm: str) -> Figure:
         for line, style in zip(lines, _strokes(lines), strict=True):
             _robust(axes, line, style, line.title)
 
-    return _drawn(draw, f"{norm} budget ({UNITS})", "robust accuracy (%)")
+    return drawn_figure(draw, f"{norm} budget ({UNITS})", "robust accuracy (%)")
 
 
 def _robust(axes: Axes, line: Line[Attacked], style: dict[str, Any], label: str) -> None:
@@ -147,7 +147,7 @@ def combined_figure(certificates: Sequence[Line[Certified]], attacks: Sequence[L
             _robust(axes, attack, _style(k, k), f"attacked: {attack.title}")
         axes.set_xlim(0, end)
 
-    return _drawn(draw, f"l2 radius or budget ({UNITS})", "accuracy (%)")
+    return drawn_figure(draw, f"l2 radius or budget ({UNITS})", "accuracy (%)")
 
 
 def training_figure(runs: Sequence[Trained], titles: Sequence[str]) -> Figure:
@@ -159,12 +159,12 @@ def training_figure(runs: Sequence[Trained], titles: Sequence[str]) -> Figure:
                     axes.plot(run.metrics["epoch"], 100 * run.metrics[column], linestyle=stroke, color=COLOURS[k % len(COLOURS)],
                               label=f"{title}, {column.split('_')[0]}")
 
-    return _drawn(draw, "epoch", "accuracy (%)")
+    return drawn_figure(draw, "epoch", "accuracy (%)")
 
 
 def save(figure: Figure, png: Path, svg: Path) -> None:
     """Write both files; nothing outside the axes is cut off. The same figure gives the same bytes."""
-    with matplotlib.rc_context({**_LOOK, "svg.hashsalt": svg.stem}):
+    with matplotlib.rc_context({**LOOK, "svg.hashsalt": svg.stem}):
         figure.savefig(png, dpi=150, bbox_inches="tight", metadata={"Software": None})
         figure.savefig(svg, bbox_inches="tight", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robust_cli.reporting.estimates import Estimate
-from robust_cli.reporting.figures import COLOURS, STROKES, UNITS, _drawn, _proxy
+from robust_cli.reporting.figures import COLOURS, STROKES, UNITS, drawn_figure, legend_entry
 from robust_cli.reporting.load import CLEAN
 from robust_cli.reporting.tables import Table, number, percent
 
@@ -44,7 +44,7 @@ def _band(axes: Axes, x: pd.Series, y: pd.Series, error: pd.Series, colour: str)
 def _strokes(axes: Axes, words: Sequence[str]) -> None:
     """What the strokes stand for, in grey below the colours' names."""
     for text, stroke in zip(words, STROKES, strict=False):
-        _proxy(axes, text, color="#666666", linestyle=stroke)
+        legend_entry(axes, text, color="#666666", linestyle=stroke)
 
 
 def noise_figure(frames: Frames, titles: Sequence[str]) -> Figure:
@@ -62,7 +62,7 @@ def noise_figure(frames: Frames, titles: Sequence[str]) -> Figure:
                 axes.plot(x, 100 * rows["all_agree"], color=colour, linestyle=STROKES[2], label=f"_{title} all")
         _strokes(axes, ["answer kept", "answer right", *["answer kept in all draws"] * several])
 
-    return _drawn(draw, f"standard deviation of the noise ({UNITS})", "images (%)")
+    return drawn_figure(draw, f"standard deviation of the noise ({UNITS})", "images (%)")
 
 
 def noise_table(frames: Frames, titles: Sequence[str]) -> Table:
@@ -122,7 +122,7 @@ def gradient_figure(frames: Frames, titles: Sequence[str]) -> Figure:
         else:
             axes.set_ylim(0, 1.1 * max(norms.max(initial=0.0), 1e-12))
 
-    return _drawn(draw, "gradients taken before", "mean l2 norm of the gradient (pixel units)")
+    return drawn_figure(draw, "gradients taken before", "mean l2 norm of the gradient (pixel units)")
 
 
 def gradient_table(frames: Frames, titles: Sequence[str]) -> Table:
@@ -165,7 +165,7 @@ def softmax_figure(frames: Frames, titles: Sequence[str]) -> Figure:
             axes.axvline(1, color="#666666", linestyle=":", linewidth=1)
         _strokes(axes, ["label", "class of the adversarial image"])
 
-    return _drawn(draw, "place on the line (0: image, 1: adversarial image)", "softmax probability (%)")
+    return drawn_figure(draw, "place on the line (0: image, 1: adversarial image)", "softmax probability (%)")
 
 
 def softmax_table(frames: Frames, titles: Sequence[str]) -> Table:
