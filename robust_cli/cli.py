@@ -14,13 +14,14 @@ from typing import NoReturn
 from robust_cli import __version__
 from robust_cli.messages import UserError, suggestion
 
-_WORDS = ("train", "certify", "attack", "report", "list")
+_WORDS = ("train", "certify", "attack", "merge", "report", "list")
 _HYDRA = ("train", "certify", "attack")
 _HELP = """robust: train image classifiers, certify how far their answers hold, and attack them
 
   robust train    dataset=mnist model=cnn_small regime=stability    a model in a run folder under outputs/
   robust certify  run=latest samples=10000                          radii that no l2 attack can break
   robust attack   run=latest attack=[pgd_l2,second_order]           robust accuracy under attacks
+  robust merge    FOLDER... [--output DIR]                          one run out of the shards of a certify run
   robust report   FOLDER... [--output DIR]                          figures, tables and one page of any runs
   robust list     [GROUP | GROUP/CHOICE]                            what can be composed, with sources
 
@@ -74,6 +75,8 @@ def _dispatch(words: list[str]) -> int:
         return _complete(rest)
     if first in _HYDRA:
         return _hydra(first, rest)
+    if first == "merge":
+        return _merge(rest)
     if first == "report":
         return _report(rest)
     if first == "list":
@@ -97,6 +100,9 @@ def _hydra(command: str, words: list[str]) -> int:
 
 
 def _call(command: str) -> int:
+    from robust_cli.runs.allocator import keep_freed_memory
+
+    keep_freed_memory()
     # Threads of one operation that wait by spinning slow each other down tenfold when another process has a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     run: Callable[[], int] = importlib.import_module(f"robust_cli.commands.{command}").main
@@ -127,18 +133,35 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+def _merge(words: list[str]) -> int:
+    parser = _Parser("robust merge", description="One certify run out of its parts, made with shard=1/n to shard=n/n.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="the parts' run folders")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: a new folder beside the first part)")
+    asked = parser.parse_args(words)
+    from robust_cli.commands.merge import merge
+
+    merge(asked.folders, asked.output)
+    return 0
+
+
 def _report(words: list[str]) -> int:
     parser = _Parser("robust report", description="Figures, tables and one page of run folders, compared and cross-checked.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or folders that hold some")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, folders that hold some, or "
+                        "TSV files of certificates made by others (idx label predict radius correct time)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: a new folder under outputs/)")
+    parser.add_argument("--tsv-noise-std", type=float, metavar="STD", help="what the TSV files were made with, where FILE.json "
+                        "beside one does not say it: noise in pixel units of [0, 1]")
+    parser.add_argument("--tsv-samples", type=int, metavar="N", help="... number of draws that bound the class's probability")
+    parser.add_argument("--tsv-failure-probability", type=float, metavar="ALPHA", help="... failure probability of each radius")
+    parser.add_argument("--tsv-dataset", metavar="NAME", help="... our name of the data set that idx counts, to pair images by")
     asked = parser.parse_args(words)
-    for folder in asked.folders:
-        if not folder.is_dir():
-            found = "is a file" if folder.exists() else "no such folder"
-            raise UserError(f"{folder}: {found}; expected run folders that robust train, certify or attack has written")
     from robust_cli.commands.report import report
 
-    report(asked.folders, asked.output)
+    for path in asked.folders:
+        if not path.exists():
+            raise UserError(f"{path}: no such folder; expected run folders that robust train, certify or attack has written")
+    said = {key.removeprefix("tsv_"): value for key, value in vars(asked).items() if key.startswith("tsv_") and value is not None}
+    report(asked.folders, asked.output, said)
     return 0
 
 

@@ -1,6 +1,6 @@
 """What attacks see: a base classifier, or one smoothed by noise, with the gradient of a loss at images and its cost.
 
-Legend (SO, STN): f -> model; N(0, sigma^2 I) -> noise_std; n_0 (samples of the expectation) -> draws.
+Legend (SO, STN): f -> model; N(0, sigma^2 I) -> noise, of noise_std; n_0 (samples of the expectation) -> draws.
 
 Every call works in evaluation mode with frozen weights and restores both, so nothing reaches the weights' gradients. A loss
 is taken image by image: what happens to one image touches no other.
@@ -19,11 +19,13 @@ from robust_cli.attacks.losses import Loss, certain_lead, fooled, lead
 from robust_cli.messages import check
 from robust_cli.models.classifier import frozen
 from robust_cli.smoothing.noise import ImageDraws
+from robust_cli.smoothing.noises import make_noise
 
 OBJECTIVES = ("mean_loss", "log_mean_probability")
 BOTH = "both"
 VOTES = 100  # that answer a question of an attack to a smoothed classifier; outcomes are decided by others
 LossAt = Callable[[torch.Tensor], torch.Tensor]  # logits [m, K] -> loss [n]
+Copies = Callable[[torch.Tensor], torch.Tensor]  # images [n, C, H, W] -> noisy copies [n, draws, C, H, W]
 
 
 class Slope(NamedTuple):
@@ -56,14 +58,14 @@ class Network:
             return self(images)
 
     def gradient(self, images: torch.Tensor, loss_at: LossAt,
-                 noise: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+                 copies_of: Copies | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Each image's gradient of its own loss [n, C, H, W], zero where it does not depend on the image; its loss [n]; logits.
 
-        With ``noise`` [n, draws, C, H, W] the logits are those of the noisy copies, [n * draws, K], an image's together.
+        With ``copies_of`` the logits are those of the noisy copies, [n * draws, K], an image's together.
         """
         with frozen(self.model), torch.enable_grad():
             inputs, before = images.detach().requires_grad_(), self.forward_passes
-            logits = self(inputs if noise is None else (inputs[:, None] + noise).flatten(0, 1))
+            logits = self(inputs if copies_of is None else copies_of(inputs).flatten(0, 1))
             loss = loss_at(logits)
             if not loss.requires_grad:
                 return torch.zeros_like(images), loss, logits.detach()
@@ -138,22 +140,24 @@ class BaseClassifier:
 
 
 class SmoothedClassifier:
-    """The network under Gaussian noise, attacked through the expectation over it (EOT).
+    """The network under noise, attacked through the expectation over it (EOT).
 
-    mean_loss: (1/n) sum_i L(f(x + r_i), y), r_i ~ N(0, noise_std^2 I), not clipped: the papers' objective (SO, STN, with 10
-    draws in STN's code). log_mean_probability: L of the classifier whose logits are log (1/n) sum_i softmax f(x + r_i); for
-    cross entropy, minus the log of the mean probability. It is never above mean_loss then (Jensen), and with few draws it is
-    biased. both: as two `views`, one after the other. Draws are independent and fresh in each call; those of STN's code
-    shared one seed, so that it averaged one draw. A call passes all noisy copies (images x draws) at once.
+    mean_loss: (1/n) sum_i L(f(x + r_i), y), r_i ~ N(0, noise_std^2 I) or another kind of `smoothing.noises`, not clipped: the
+    papers' objective (SO, STN, with 10 draws in STN's code). log_mean_probability: L of the classifier whose logits are log
+    (1/n) sum_i softmax f(x + r_i); for cross entropy, minus the log of the mean probability. It is never above mean_loss then
+    (Jensen), and with few draws it is biased. both: as two `views`, one after the other. Draws are independent and fresh in
+    each call; those of STN's code shared one seed, so that it averaged one draw. A call passes all noisy copies (images x
+    draws) at once.
     """
 
     random = noisy_gradients = True
     stops = False
 
     def __init__(self, model: nn.Module | Network, noise_std: float, draws: int = 10, objective: str = "mean_loss",
-                 precision: str = "fp32", votes: int = VOTES) -> None:
-        """draws: of a gradient; votes: of an answer. A `Network` as the model keeps its own precision and goes on counting."""
-        check(0 < noise_std < math.inf, "noise_std", "a number > 0", noise_std)
+                 precision: str = "fp32", votes: int = VOTES, noise: str = "gaussian") -> None:
+        """draws: of a gradient; votes: of an answer; noise: its kind, noise_std being the standard deviation of any. A `Network`
+        as the model keeps its own precision and goes on counting."""
+        self.noise = make_noise(noise, noise_std).anywhere()
         check(draws >= 1, "draws", "a whole number >= 1", draws)
         check(votes >= 1, "votes", "a whole number >= 1", votes)
         check(objective in (*OBJECTIVES, BOTH), "objective", " or ".join((*OBJECTIVES, BOTH)), objective)
@@ -167,15 +171,15 @@ class SmoothedClassifier:
 
     def gradient(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> Slope:
         """See `Classifier`."""
-        noise = self._noise(images, draws)
-        gradient, value, logits = self.network.gradient(images, lambda logits: self._objective(logits, labels, loss), noise)
+        copies_of = self._copies(images, draws)
+        gradient, value, logits = self.network.gradient(images, lambda logits: self._objective(logits, labels, loss), copies_of)
         leads = lead(logits, labels.repeat_interleave(self.draws)).view(-1, self.draws).mean(1)
         return Slope(gradient, value, leads, torch.zeros_like(leads, dtype=torch.bool))
 
     def losses(self, candidates: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> torch.Tensor:
         """See `Classifier`."""
-        noise = self._noise(candidates[0], draws)
-        return _numbers([self._objective(self.network.logits((images[:, None] + noise).flatten(0, 1)), labels, loss)
+        copies_of = self._copies(candidates[0], draws)
+        return _numbers([self._objective(self.network.logits(copies_of(images).flatten(0, 1)), labels, loss)
                          for images in candidates])
 
     def lead(self, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
@@ -183,8 +187,7 @@ class SmoothedClassifier:
         counts: torch.Tensor | int = 0
         for start in range(0, self.votes, self.draws):
             copies = min(self.draws, self.votes - start)
-            noise = draws.normal(copies, *images.shape[1:]).mul_(self.noise_std)
-            logits = self.network.logits((images[:, None] + noise).flatten(0, 1))
+            logits = self.network.logits(self.noise.around(images, draws, copies).flatten(0, 1))
             ballots = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
             counts = counts + ballots.view(len(images), copies, -1).sum(1)
         assert isinstance(counts, torch.Tensor)
@@ -193,11 +196,18 @@ class SmoothedClassifier:
     def views(self) -> list[Classifier]:
         if self.objective != BOTH:
             return [self]
-        return [SmoothedClassifier(self.network, self.noise_std, self.draws, each, votes=self.votes) for each in OBJECTIVES]
+        return [self.like(each) for each in OBJECTIVES]
 
-    def _noise(self, images: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
+    def like(self, objective: str, network: Network | None = None, noise_std: float | None = None) -> SmoothedClassifier:
+        """The same but for some of its settings: by default around the same network, which goes on counting."""
+        return SmoothedClassifier(network or self.network, noise_std or self.noise_std, self.draws, objective, votes=self.votes,
+                                  noise=self.noise.name)
+
+    def _copies(self, images: torch.Tensor, draws: ImageDraws) -> Copies:
+        """Noisy copies under one set of fresh draws."""
         assert self.objective != BOTH, "an attack climbs one of the views"
-        return draws.normal(self.draws, *images.shape[1:]).mul_(self.noise_std)
+        perturbations = self.noise.perturbations(draws, self.draws, tuple(images.shape[1:]))
+        return lambda points: self.noise.at(points, perturbations)
 
     def _objective(self, logits: torch.Tensor, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
         """The objective [n] from the logits of noisy copies [n * draws, K]."""

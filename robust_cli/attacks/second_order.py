@@ -121,4 +121,6 @@ class SecondOrder:
         check(isinstance(classifier, SmoothedClassifier), "noise_std", "null with gradient_noise, which takes its place",
               self.noise_std)
         assert isinstance(classifier, SmoothedClassifier)  # for the types
-        return SmoothedClassifier(classifier.network, both, classifier.draws, classifier.objective)
+        check(classifier.noise.name in ("gaussian", "integer_grid"), "add_noise", "false on a smoothed classifier whose noise is "
+              "not Gaussian (the sum of both would be of no kind)", self.add_noise)
+        return classifier.like(classifier.objective, noise_std=both)

@@ -1,23 +1,32 @@
-"""What every certificate has in common: the two bounds it takes and the three choices of how they were made."""
+"""What every certificate has in common: its two bounds, how they were made, and the noise and the norm it holds for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robust_cli.messages import check
+from robust_cli.messages import UserError, check
 
 BOUNDS = ("two_class", "runner_up")
 INTERVALS = ("clopper_pearson", "sison_glaz")
 MULTIPLICITIES = ("pair", "classes")
+NORMS = ("l2", "linf", "l1")
+KINDS = {"gaussian": ("gaussian", "integer_grid"), "laplace": ("laplace",), "uniform": ("uniform",)}
+"""Kinds of noise for which the certificates of one distribution hold."""
+USUAL = {"gaussian": "neyman_pearson", "integer_grid": "neyman_pearson", "laplace": "laplace_l1", "uniform": "uniform_l1"}
+Array = NDArray[np.float64]
 SAFETY = 1.0 - 1e-12
 """Radii are multiplied by this: far above the rounding errors of a radius (about 1e-15), far below what anyone reads."""
 
 
 class Certificate(Protocol):
-    """A radius from two bounds, and how the sampling plan is to make these bounds from votes."""
+    """A radius from two bounds, and how the sampling plan is to make these bounds from votes.
+
+    ``noise`` names the distribution for which it holds (a key of `KINDS`), ``norm`` the norm of its perturbations.
+    """
 
     @property
     def bounds(self) -> str: ...
@@ -29,13 +38,70 @@ class Certificate(Protocol):
     def multiplicity(self) -> str: ...
 
     @property
+    def noise(self) -> str: ...
+
+    @property
     def norm(self) -> str: ...
 
-    def __call__(self, p1_lower: ArrayLike, p2_upper: ArrayLike, noise_std: ArrayLike) -> NDArray[np.float64]: ...
+    def __call__(self, p1_lower: ArrayLike, p2_upper: ArrayLike, noise_std: ArrayLike) -> Array:
+        """The radii in the norm of the proof: l2 for Gaussian noise, whatever ``norm``, l1 for the others."""
+
+    def in_norm(self, radius: ArrayLike, dimension: int) -> Array:
+        """Such radii as radii in ``norm``, for images of ``dimension`` numbers (channels x height x width), rounded down."""
+
+    def least_p1(self, radius: ArrayLike, noise_std: float, dimension: int | None = None) -> Array:
+        """The smallest p1_lower from which two classes have at least the radius, see `least_p1`."""
 
 
-def check_choices(bounds: str, interval: str, multiplicity: str) -> None:
-    """Raise Wrong unless the three choices are known and go together."""
+def l2_radius_in(norm: str, radius: ArrayLike, dimension: int) -> Array:
+    """A radius in ``norm`` that an l2 radius implies, rounded down, for images of ``dimension`` numbers.
+
+    linf: radius / sqrt(dimension), since ||d||_2 <= sqrt(dimension) ||d||_inf. It shrinks with the size of the image, and the
+    literature's bounds say that no other distribution of noise does much better (Yang et al. 2020: Randomized smoothing of all
+    shapes and sizes; Kumar et al. 2020: Curse of dimensionality on randomized smoothing). l1: the same number, since
+    ||d||_2 <= ||d||_1; Laplace and uniform noise have l1 radii of their own.
+    """
+    found = np.asarray(radius, dtype=np.float64)
+    check(dimension >= 1, "dimension", "a whole number >= 1", dimension)
+    return found / np.sqrt(dimension) * SAFETY if norm == "linf" else found
+
+
+def least_p1(certificate: Certificate, radius: ArrayLike, noise_std: float, dimension: int | None = None) -> Array:
+    """Per radius (>= 0) the smallest float64 p1 in [1/2, 1) found with certificate(p1, 1 - p1, noise_std) >= radius.
+
+    The value itself has this property, so it errs upwards. 1.0 where no p1 < 1 reaches the radius: no votes prove it. For the
+    radius 0 it is 1/2. Radii are as the certificate
+    returns them; with ``dimension`` they are in its norm, and ``in_norm`` of what it returns is >= radius. By bisection.
+    Raises Wrong for negative radii and those that are not numbers.
+    """
+    wanted = np.asarray(radius, dtype=np.float64)
+    check(bool(np.all(wanted >= 0.0)), "radius", "numbers >= 0", radius)
+    largest = np.nextafter(1.0, 0.0)
+
+    def reached(p1: Array) -> NDArray[np.bool_]:
+        found = certificate(p1, 1.0 - p1, noise_std)
+        return (found if dimension is None else certificate.in_norm(found, dimension)) >= wanted
+
+    low, high = np.full(wanted.shape, 0.5), np.full(wanted.shape, largest)
+    high = np.where(reached(high), high, 1.0)
+    for _ in range(54):  # until no number is left between the two
+        middle = np.clip((low + high) / 2.0, 0.5, largest)
+        there = reached(middle) & (high < 1.0)
+        low, high = np.where(there, low, middle), np.where(there, middle, high)
+    return high
+
+
+def check_noise(certificates: Mapping[str, Certificate], kind: str) -> None:
+    """Raise UserError unless all certificates, by name, hold for noise of this kind."""
+    for name, certificate in certificates.items():
+        kinds = KINDS[certificate.noise]
+        if kind not in kinds:
+            raise UserError(f"certificate.{name}: holds for noise={' or '.join(kinds)}, this run has noise={kind}; "
+                            f"set noise={certificate.noise}, or certificate=[{USUAL[kind]}]")
+
+
+def check_choices(bounds: str, interval: str, multiplicity: str, norm: str = "l2") -> None:
+    """Raise Wrong unless the choices are known and go together."""
     check(bounds in BOUNDS, "bounds", " or ".join(BOUNDS), bounds)
     check(interval in INTERVALS, "interval", " or ".join(INTERVALS), interval)
     check(multiplicity in MULTIPLICITIES, "multiplicity", " or ".join(MULTIPLICITIES), multiplicity)
@@ -45,11 +111,12 @@ def check_choices(bounds: str, interval: str, multiplicity: str) -> None:
           "pair with interval=sison_glaz (its intervals are simultaneous already)", multiplicity)
     check(bounds != "two_class" or multiplicity == "pair", "multiplicity",
           "pair with bounds=two_class (one bound, at the full failure probability)", multiplicity)
+    check(norm in NORMS, "norm", " or ".join(NORMS), norm)
 
 
 def checked_pair(
     p1_lower: ArrayLike, p2_upper: ArrayLike, noise_std: ArrayLike, clamp: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[Array, Array, Array]:
     """The two bounds and the noise as float64 arrays of one shape; with ``clamp``, p2 <- min(p2_upper, 1 - p1_lower).
 
     The clamp is valid wherever p1_lower holds: all other classes together have at most 1 - p1. It needs p1_lower < 1: no

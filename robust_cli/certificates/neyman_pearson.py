@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from robust_cli.certificates.certificate import SAFETY, check_choices, checked_pair
+from robust_cli.certificates.certificate import SAFETY, check_choices, checked_pair, l2_radius_in, least_p1
 from robust_cli.messages import check
 
 Array = NDArray[np.float64]
@@ -29,22 +29,31 @@ class NeymanPearson:
     Settings: ``bounds`` two_class (p2 = 1 - p1, as the literature has it) or runner_up; ``interval`` clopper_pearson
     (sison_glaz is refused: under this radius its intervals fail in 12 to 37 % of runs where 5 % are allowed, with infinite
     radii); ``multiplicity`` pair (failure_probability / 2 for each bound) or classes (failure_probability / K).
-    Raises Wrong for choices that do not go together.
+    ``norm`` l2, linf or l1, which `in_norm` turns the l2 radii into. Raises Wrong for choices that do not go together.
     """
 
     bounds: str = "two_class"
     interval: str = "clopper_pearson"
     multiplicity: str = "pair"
-    norm: ClassVar[str] = "l2"
+    norm: str = "l2"
+    noise: ClassVar[str] = "gaussian"
 
     def __post_init__(self) -> None:
         check(self.interval != "sison_glaz", "interval", "clopper_pearson for neyman_pearson (Sison-Glaz intervals are "
               "asymptotic and fail in 12 to 37 % of runs under this tight radius, where 5 % are allowed)", self.interval)
-        check_choices(self.bounds, self.interval, self.multiplicity)
+        check_choices(self.bounds, self.interval, self.multiplicity, self.norm)
 
     def __call__(self, p1_lower: ArrayLike, p2_upper: ArrayLike, noise_std: ArrayLike) -> Array:
-        """The radii."""
+        """The l2 radii."""
         return radius(p1_lower, p2_upper, noise_std)
+
+    def in_norm(self, radius: ArrayLike, dimension: int) -> Array:
+        """See `Certificate.in_norm`."""
+        return l2_radius_in(self.norm, radius, dimension)
+
+    def least_p1(self, radius: ArrayLike, noise_std: float, dimension: int | None = None) -> Array:
+        """See `certificates.certificate.least_p1`."""
+        return least_p1(self, radius, noise_std, dimension)
 
 
 def radius(p1_lower: ArrayLike, p2_upper: ArrayLike, noise_std: ArrayLike) -> Array:

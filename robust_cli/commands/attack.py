@@ -1,4 +1,4 @@
-"""`robust attack`: from a trained run to robust accuracy under attacks, and the adversarial images."""
+"""`robust attack`: from a trained run, or a model of one's own, to robust accuracy under attacks, and the adversarial images."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     from robust_cli.evaluation.outcomes import Rules, evaluate
     from robust_cli.reporting import results
     from robust_cli.smoothing.noise import ImageDraws
+    from robust_cli.smoothing.noises import make_noise
     from robust_cli.smoothing.votes import NoisyVotes
 
     attacks = {name: build(node, f"attack.{name}") for name, node in config.attack.items()}
@@ -47,8 +48,8 @@ def main(config: DictConfig, folder: RunFolder) -> None:
         attacks = {name: a.with_data(training) if hasattr(a, "with_data") else a for name, a in attacks.items()}
 
     if classifier.random:
-        counter = NoisyVotes(subject.model, subject.classes, config.noise_std, config.seed, subject.device,
-                             config.precision.value)
+        noise = make_noise(config.noise.value, config.noise_std).anywhere()
+        counter = NoisyVotes(subject.model, subject.classes, noise, config.seed, subject.device, config.precision.value)
 
         def decide(images: Any, indices: Any, purpose: str) -> Any:
             return counter.decide(images, indices, purpose, config.decision_votes)
@@ -103,7 +104,7 @@ def victim(config: DictConfig, subject: Subject) -> Classifier:
             raise UserError("gradient_noise.std: expected null on a smoothed classifier, whose own noise "
                             f"(noise_std={config.noise_std:g}) its gradients go through; leave it out, or attack classifier=base")
         return SmoothedClassifier(model, config.noise_std, config.gradient_draws, config.objective.value, precision,
-                                  config.query_votes)
+                                  config.query_votes, noise=config.noise.value)
     if noise.std is not None:
         return NoisyGradients(model, noise.std, noise.draws, precision)
     return BaseClassifier(model, precision, stops=config.early_stop)
@@ -112,7 +113,8 @@ def victim(config: DictConfig, subject: Subject) -> Classifier:
 def through_noise(config: DictConfig) -> dict[str, Any]:
     """How a smoothed classifier is attacked and decided; nothing of it for a base classifier, but the noise of its gradients."""
     smoothed, noise = config.noise_std is not None, config.gradient_noise
-    return {"gradient_draws": config.gradient_draws if smoothed else None,
+    return {"noise": config.noise.value if smoothed else None,
+            "gradient_draws": config.gradient_draws if smoothed else None,
             "objective": config.objective.value if smoothed else None,
             "query_votes": config.query_votes if smoothed else None,
             "decision_votes": config.decision_votes if smoothed else None,
@@ -157,7 +159,8 @@ def announce(config: DictConfig, subject: Subject, attacks: dict[str, Any], budg
         kinds = {kind(attack) for attack in attacks.values()}
         how = [f"gradients through {config.gradient_draws} draws ({climbed})"] * ("gradient" in kinds)
         how += [f"questions answered by {config.query_votes} votes"] * ("decisions" in kinds)
-        say("; ".join([f"  {target} (fresh ones), noise_std {config.noise_std:g}", *how]))
+        sort = "" if config.noise.value == "gaussian" else f" of {config.noise.value} noise"
+        say("; ".join([f"  {target} (fresh ones), noise_std {config.noise_std:g}{sort}", *how]))
     elif noise.std is not None:
         say(f"  the base classifier, its gradients averaged over {noise.draws} draws of noise {noise.std:g}")
     else:

@@ -1,125 +1,142 @@
-"""`robust certify`: from a trained run to certified radii of its test images."""
+"""`robust certify`: from a trained run, or a model of one's own, to certified radii of its test images."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from robust_cli.commands import proving
 from robust_cli.commands.following import after_evaluation
 from robust_cli.composing.task import command
 from robust_cli.runs.console import duration, say, track
 from robust_cli.runs.folder import RunFolder
+from robust_cli.runs.ranks import ranks
 
 if TYPE_CHECKING:
-    import numpy as np
+    import torch
 
     from robust_cli.composing.subject import Subject
-    from robust_cli.smoothing.sampling import Bounds, FixedSampling, Votes
+    from robust_cli.smoothing.batching import Block
+    from robust_cli.smoothing.collection import Collection
     from robust_cli.smoothing.tally import Tally
-    from robust_cli.smoothing.votes import Block, NoisyVotes
+    from robust_cli.smoothing.votes import NoisyVotes, Work
+
+_PILOT = 50  # images after which the draws that the rest will take are foretold
 
 
 @command("certify")
 def main(config: DictConfig, folder: RunFolder) -> None:
     """Count noisy votes and certify them: writes votes.csv, certificates.csv and the curve."""
     from robust_cli.composing import subject as subjects
-    from robust_cli.composing.build import build
-    from robust_cli.smoothing.sampling import FixedSampling, Votes
+    from robust_cli.datasets.shards import positions
+    from robust_cli.smoothing.collection import Collection
     from robust_cli.smoothing.tally import Tally
     from robust_cli.smoothing.votes import NoisyVotes
 
-    certificates = {name: build(node, f"certificate.{name}") for name, node in config.certificate.items()}
-    plan = FixedSampling(config.samples, config.selection_samples)
-    for name, certificate in certificates.items():
-        plan.check(certificate.bounds, f"certificate.{name}.bounds")
+    made, process = proving.procedure(config), ranks()
     subject = subjects.load_subject(config, "certify")
-    noise_std = float(config.noise_std)
-
+    course = made.course(subject.images.shape, subject.classes)
     subjects.introduce("certify", subject, config)
-    say(f"  noise_std {noise_std:g}, {config.samples} draws an image after {config.selection_samples} to select its class, "
-        f"failure probability {config.failure_probability:g}; certificates: {', '.join(certificates)}")
-    subjects.record(folder, config, subject.device, subject.images, subject.about["model_fingerprint"])
-    counter = NoisyVotes(subject.model, subject.classes, noise_std, config.seed, subject.device, subject.about["precision"],
-                         config.workers)
-    tally = Tally(folder.votes, subject.classes)
-    collect(counter, tally, subject, plan)
+    say(f"  noise {made.noise.name} of std {made.noise.noise_std:g}, sampling {course.describe()['plan']}: up to {config.samples} draws an "
+        f"image after {course.selection} to select its class, failure probability {config.failure_probability:g}; certificates: "
+        f"{', '.join(made.certificates)}")
+    mine = positions(config.shard, len(subject.images))
+    indices, labels = ([values[p] for p in mine] for values in (subject.images.indices.tolist(), subject.images.labels.tolist()))
+    place = dict(zip(indices, mine, strict=True))
+    if process.leads:
+        subjects.record(folder, config, subject.device, subject.images, subject.about["model_fingerprint"])
+        proving.keep_plan(folder, course)
+        gather(folder, indices, subject.classes)
+    process.wait()
 
-    indices = subject.images.indices.tolist()
-    votes = Votes(tally.counts(indices, "estimation"),
-                  tally.counts(indices, "selection") if plan.selection_samples else None)
-    bounds = {name: plan.bounds(votes, config.failure_probability, c.bounds, c.interval, c.multiplicity)
-              for name, c in certificates.items()}
-    write_certificates(folder, subject, votes, certificates, bounds, noise_std)
-    folder.write_about({
-        **subject.about, "noise_std": noise_std, "samples": config.samples, "selection_samples": config.selection_samples,
-        "failure_probability": config.failure_probability, "discount": config.discount,
-        "certificates": {name: {
-            "bounds": c.bounds, "interval": c.interval, "multiplicity": c.multiplicity, "statement": bounds[name].statement,
-            "largest_radius": plan.largest_radius(c, config.failure_probability, noise_std, subject.classes),
-        } for name, c in certificates.items()}})
+    collection = Collection(course, indices, labels, subject.classes)
+    for row in Tally(folder.votes, subject.classes).rows():
+        collection.take(*row)
+    counter = NoisyVotes(subject.model, subject.classes, made.noise, config.seed, subject.device, subject.about["precision"],
+                         config.workers)
+    began = time.monotonic()
+    own = folder.votes if process.size == 1 else folder.votes_of(process.rank)
+    others = set(indices) - set(indices[process.rank :: process.size])
+    todo = [block for block in collection.remaining() if block.index not in others]
+    if todo:
+        Counting(subject, place, Tally(own, subject.classes), collection, todo).run(counter)
+    seconds = time.monotonic() - began
+    process.wait()
+    if not process.leads:
+        return
+    gather(folder, indices, subject.classes, finished=True)
+    if process.size > 1:
+        collection = Collection(course, indices, labels, subject.classes)
+        for row in Tally(folder.votes, subject.classes).rows():
+            collection.take(*row)
+    about = {**subject.about, "images": len(indices), "shard": config.shard, "shape": list(subject.images.shape)}
+    proving.write_results(folder, config, made, course, collection, about,
+                          seconds / counter.evaluations if counter.evaluations else None)
     conclude(folder, config)
 
 
-def wanted(plan: FixedSampling, index: int) -> list[Block]:
-    """All blocks of an image that the plan asks for."""
-    from robust_cli.smoothing.votes import blocks
+def gather(folder: RunFolder, indices: list[int], classes: int, finished: bool = False) -> None:
+    """Take what other processes have counted into votes.csv; at the end put it in order."""
+    from robust_cli.smoothing.tally import Tally
 
-    return blocks(index, "selection", plan.selection_samples) + blocks(index, "estimation", plan.samples)
-
-
-def collect(counter: NoisyVotes, tally: Tally, subject: Subject, plan: FixedSampling) -> None:
-    """Count what is missing, block by block; what was counted is kept whatever happens."""
-    pixels = subject.images.float
-    missing = [(p, block) for p, i in enumerate(subject.images.indices.tolist()) for block in tally.missing(wanted(plan, i))]
-    if not missing:
-        return
-    draws = sum(block.draws for _, block in missing)
-    rate = counter.draws_per_second(pixels(slice(0, 1))[0])
-    say(f"  {draws:,} draws to count at about {rate:,.0f}/s: {duration(draws / rate)}")
-    work = ((pixels(slice(p, p + 1))[0], block) for p, block in missing)
-    with track(draws, "votes", "draws") as progress:
-        for block, counts in counter.run(work):
-            tally.add([(block, counts)])
-            progress.advance(block.draws)
+    tally, others = Tally(folder.votes, classes), folder.votes_of_ranks
+    for path in others:
+        Tally(path, classes)  # drops a line torn by a kill
+    if others or finished:
+        tally.put_in_order(indices, others)
 
 
-def write_certificates(folder: RunFolder, subject: Subject, votes: Votes, certificates: dict[str, Any], bounds: dict[str, Bounds],
-                       noise_std: float) -> None:
-    """certificates.csv: a row per certificate and image; radii in full."""
-    import pandas as pd
+@dataclass
+class Counting:
+    """The counting of some images: what is stored, said and asked for next as their votes come in."""
 
-    indices, labels = subject.images.indices.tolist(), subject.images.labels.tolist()
-    parts = []
-    for name, certificate in certificates.items():
-        found = bounds[name]
-        parts.append(pd.DataFrame({
-            "certificate": name, "bounds": certificate.bounds, "index": indices, "label": labels, "predicted": found.predicted,
-            "majority": majority(votes.estimation), "p1_lower": found.p1_lower, "p2_upper": found.p2_upper,
-            "radius": radii(certificate, found, noise_std)}))
-    pd.concat(parts).to_csv(folder.certificates, index=False)
+    subject: Subject
+    place: dict[int, int]  # of each image of the data set among the subject's
+    tally: Tally
+    collection: Collection
+    todo: list[Block]
+    rate: float = 0.0  # draws per second
+    done: int = 0  # images
+    drawn: int = 0
 
+    def image(self, index: int) -> torch.Tensor:
+        """float32 [C, H, W] in [0, 1]."""
+        position = self.place[index]
+        return self.subject.images.float(slice(position, position + 1))[0]
 
-def majority(votes: np.ndarray) -> np.ndarray:
-    """The class with the most votes, int64 [N]; -1 on a tie at the top, which is no class's answer (nor is it in an attack)."""
-    import numpy as np
+    def run(self, counter: NoisyVotes) -> None:
+        """Count to the end; what was counted is kept whatever happens."""
+        most = sum(self.collection.most_left(block.index) for block in self.todo)
+        self.rate = counter.draws_per_second(self.image(self.todo[0].index))
+        say(f"  {self._limit}{most:,} draws to count at about {self.rate:,.0f}/s: {self._limit}{duration(most / self.rate)}")
+        with track(most, "votes", "draws counted or saved" if self._limit else "draws") as self.progress:
+            counter.serve(((self.image(block.index), block) for block in self.todo), self.answer)
+        if self._limit:
+            say(f"  {self.drawn:,} draws were counted, {self.drawn / len(self.todo):,.0f} an image")
 
-    second, first = np.sort(votes, axis=1)[:, -2:].T
-    return np.where(first > second, votes.argmax(1), -1)
+    def answer(self, block: Block, counts: list[int]) -> Work | None:
+        """Store a block's votes; what its image wants next."""
+        before = self.collection.most_left(block.index)
+        self.tally.add(block.index, block.purpose, block.block, counts)
+        self.collection.take(block.index, block.purpose, block.block, counts)
+        self.drawn += block.draws
+        self.progress.advance(before - self.collection.most_left(block.index))
+        following = self.collection.wanted(block.index)
+        if following is not None:
+            return self.image(block.index), following
+        self.done += 1
+        if self._limit and self.done == _PILOT < len(self.todo):
+            a_image, left = self.drawn / self.done, len(self.todo) - self.done
+            say(f"  the first {_PILOT} images took {a_image:,.0f} draws each: about {duration(a_image * left / self.rate)} for the "
+                f"other {left}")
+        return None
 
-
-def radii(certificate: Any, bounds: Bounds, noise_std: float) -> np.ndarray:
-    """Certified radii, float64 [N], 0 where the plan abstains.
-
-    The noise is scaled in float32: where that is less than ``noise_std``, the radius is that of the noise drawn.
-    """
-    import numpy as np
-
-    drawn = min(noise_std, float(np.float32(noise_std)))
-    certain = bounds.predicted >= 0
-    found = np.zeros(len(certain))
-    found[certain] = certificate(bounds.p1_lower[certain], bounds.p2_upper[certain], drawn)
-    return found
+    @property
+    def _limit(self) -> str:
+        return "at most " if self.collection.course.stops_early else ""
 
 
 def conclude(folder: RunFolder, config: DictConfig) -> None:

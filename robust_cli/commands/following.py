@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from robust_cli.composing.catalogue import targets
+from robust_cli.composing.final import config_folders
 from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder, shown
 
@@ -32,13 +34,16 @@ def after_evaluation(folder: RunFolder, config: DictConfig) -> str:
     partner = _latest(other, about, folder)
     if partner is not None:
         return shlex.join(["robust", "report", *(str(run) for run in sorted((folder, partner), key=lambda run: run is partner))])
-    return _line(other, f"run={shown(config.run)}", *_same_classifier(config, about))
+    run = folder if config.run is None else shown(config.run)  # a model of one's own has no run but this
+    return _line(other, f"run={run}", *_same_classifier(config, about))
 
 
 def _same_classifier(config: DictConfig, about: dict[str, Any]) -> Iterator[str]:
     """What has to be said again, that the same classifier answers on the same images."""
     if about["noise_std"] != about["training_noise_std"]:
         yield f"noise_std={about['noise_std']}"
+    if about.get("noise", "gaussian") != "gaussian":
+        yield f"noise={about['noise']}"
     if about["precision"] != "fp32":
         yield f"precision={about['precision']}"
     if about["subset"] != "all":
@@ -46,10 +51,17 @@ def _same_classifier(config: DictConfig, about: dict[str, Any]) -> Iterator[str]
     if about["subset"].startswith("random") and about["seed"]:
         yield f"seed={about['seed']}"
     root = config.dataset.get("root")
-    if root is not None and root != RunFolder(config.run).read_config()["dataset"].get("root"):
+    if root is not None and config.run is not None and root != RunFolder(config.run).read_config()["dataset"].get("root"):
         yield f"dataset.root={root}"
-    if config.trust:
-        yield f"trust=[{','.join(config.trust)}]"
+    trusted = [*config.trust, *_own_class(config)]
+    if trusted:
+        yield f"trust=[{','.join(dict.fromkeys(trusted))}]"
+
+
+def _own_class(config: DictConfig) -> list[str]:
+    """The class typed for a model of one's own, which no config names: the next command has to be told that it is trusted."""
+    known = targets(config_folders(cast(DictConfig, HydraConfig.get())))
+    return [config.model._target_] if config.run is None and config.model._target_ not in known else []
 
 
 def _latest(command: str, about: dict[str, Any], folder: RunFolder) -> RunFolder | None:
@@ -66,7 +78,8 @@ def _latest(command: str, about: dict[str, Any], folder: RunFolder) -> RunFolder
 
 
 def _matches(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(one.get(key) == other[key] for key in _SAME)
+    kinds = {about.get("noise") or "gaussian" for about in (one, other)}
+    return len(kinds) == 1 and all(one.get(key) == other[key] for key in _SAME)
 
 
 def _line(command: str, *words: str) -> str:

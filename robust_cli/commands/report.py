@@ -5,25 +5,28 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from robust_cli.messages import UserError
 from robust_cli.runs.console import say, table
 from robust_cli.runs.folder import RunFolder, claim
 
 
-def report(folders: list[Path], output: Path | None = None) -> Path:
-    """Write the report of some run folders into a new folder (default: under outputs/) and return its page.
+def report(folders: list[Path], output: Path | None = None, said: dict[str, Any] | None = None) -> Path:
+    """Write the report of some run folders and published TSV files into a new folder (default: under outputs/); its page.
 
-    Raises UserError when a folder holds no run, when none is complete, or when ``output`` exists already.
+    ``said``: what is known of the TSV files besides their rows (noise_std, samples, failure_probability, dataset). Raises
+    UserError when a folder holds no run, when none is complete, when a TSV file is damaged, or when ``output`` exists already.
     """
-    from robust_cli.reporting.load import load
     from robust_cli.reporting.page import write_report
+    from robust_cli.reporting.published_tsv import Said, checked, read_sources
 
-    load(folders)  # a mistake in them leaves no folder behind
+    known = Said(**checked(said or {}, "report"))
+    read_sources(folders, known)  # a mistake in them leaves no folder behind
     folder = _claim(output)
     try:
         folder.set_state("running", "report")
-        result = write_report(folders, folder.path)
+        result = write_report(folders, folder.path, said=known)
     except BaseException:
         shutil.rmtree(folder.path)  # ours, made a moment ago
         raise

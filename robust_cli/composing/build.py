@@ -40,6 +40,12 @@ def build(node: Any, path: str, **given: Any) -> Any:
         raise UserError(f"{place}: expected {wrong.expected}, got {wrong.found!r}{origin(place)}") from wrong
 
 
+def build_offering(node: Mapping[str, Any], path: str, **offered: Any) -> Any:
+    """`build`, given those of the offered arguments that the target names and the node leaves open: for classes of others."""
+    parameters, _ = _parameters(_imported(str(node["_target_"]), path))
+    return build(node, path, **{key: value for key, value in offered.items() if key in parameters and key not in node})
+
+
 def _imported(target: str, path: str) -> Callable[..., Any]:
     module, _, rest = target.rpartition(".")
     attributes = [rest]
@@ -67,7 +73,10 @@ def _nearest_class(name: str, module: object) -> str:
 
 
 def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    parameters = dict(inspect.signature(target).parameters)
+    try:
+        parameters = dict(inspect.signature(target).parameters)
+    except ValueError:  # some built-in classes do not tell theirs
+        return {}, True
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = {k: p for k, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return named, open_ended

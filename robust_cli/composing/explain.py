@@ -105,6 +105,8 @@ def _setting(error: OmegaConfBaseException) -> str:
         return f"{place}: {_no_group(place)}"
     group, _, rest = place.partition(".")
     hint = f" (to use it add it to {group}=[...])" if group in ("attack", "certificate", "measure") and rest == key else ""
+    if group == "model" and "weights" in valid:
+        hint = f"; a setting of your own class needs a plus, +{place}=..."
     return f"{place}: no such setting; {suggestion(key, valid) or 'there are none here'}{hint}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from robust_cli.composing import resuming
+from robust_cli.composing import given, resuming
 from robust_cli.composing.catalogue import conf_folder, targets
 from robust_cli.composing.explain import explain
 from robust_cli.composing.names import PARTS, chosen
@@ -19,14 +19,18 @@ from robust_cli.composing.saved_run import SavedRun, load_run
 from robust_cli.composing.schema import SCHEMAS, settings_of
 from robust_cli.messages import UserError, Wrong, suggestion
 
-_PATHS = ("run", "resume", "transfer", "training.init_from", "dataset.root")
+_PATHS = ("run", "resume", "transfer", "training.init_from", "dataset.root", "model.weights", "model.file")
+_FILES = ("model.weights", "model.file")
+_NO_RUN = ("run: expected the folder of a training run, run=<folder> or run=latest (`robust train` makes one); or a model of "
+           "your own, dataset=NAME model=NAME model.weights=<file>")
 
 
 def final(config: DictConfig, hydra: DictConfig) -> DictConfig:
     """The whole, typed, read-only config of a command, from its composed config and Hydra's own node.
 
     ``config.choices`` names its data set, model and regime; for certify and attack these, ``dataset``, ``model`` and
-    ``regime`` are the run's. With ``resume`` it is the resumed run's own config. Raises UserError.
+    ``regime`` are the run's. A model of one's own has no regime and no run, but the checksum of its file,
+    ``config.model_sha256``. With ``resume`` it is the resumed run's own config. Raises UserError.
     """
     command = str(hydra.job.name)
     if command not in SCHEMAS:
@@ -36,15 +40,17 @@ def final(config: DictConfig, hydra: DictConfig) -> DictConfig:
     absolute_paths(plain, Path(hydra.runtime.cwd))
     allowed = targets(config_folders(hydra))
     if plain["resume"] is not None:
-        plain = resuming.resumed(plain, command, typed_overrides(hydra), allowed)
-        if command != "train":
+        plain = resuming.resumed(plain, command, typed_overrides(hydra), {*allowed, *given.trusted_now(plain)})
+        if "model_sha256" in plain:
+            given.check_unchanged(plain["model"], plain["model_sha256"], plain["resume"])
+        elif command != "train":
             load_run(plain["run"], plain["trust"], allowed)
         return typed(plain, command)
     _check_nodes(plain, command)
     typed(plain, command)
     if command == "train":
         return typed(plain | {"choices": chosen(hydra.runtime.choices, plain)}, command)
-    return typed(_with_run(plain, command, allowed), command)
+    return typed(_with_model(plain, command, allowed, hydra.runtime.choices), command)
 
 
 def plain_of(config: DictConfig) -> dict[str, Any]:
@@ -79,8 +85,11 @@ def absolute_paths(plain: dict[str, Any], base: Path) -> None:
 
 
 def _absolute(value: Any, key: str, base: Path) -> Any:
+    what = "file" if key in _FILES else "folder"
     if value == "":
-        raise UserError(f"{key}: expected a folder, {key}=<folder>, got nothing")
+        raise UserError(f"{key}: expected a {what}, {key}=<{what}>, got nothing")
+    if key in _FILES and value in ("???", given.INCLUDED):
+        return value
     return str((base / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
 
 
@@ -95,7 +104,7 @@ def typed(plain: Mapping[str, Any], command: str) -> DictConfig:
     except OmegaConfBaseException as error:
         raise UserError(str(explain(error))) from error
     with open_dict(config):
-        for key in (*PARTS, "choices"):
+        for key in (*PARTS, "choices", "model_sha256"):
             if key in plain:
                 config[key] = plain[key]
     OmegaConf.set_struct(config, True)
@@ -129,11 +138,17 @@ def _check_names(plain: Mapping[str, Any], command: str) -> None:
 
 
 def _check_nodes(plain: Mapping[str, Any], command: str) -> None:
+    for key, value in plain["model"].items() if isinstance(plain["model"], dict) else ():
+        if value == "???":
+            raise UserError(f"model.{key}: expected a value, which has no default; set model.{key}=...")
     if command == "train":
         for part in PARTS:
             if not isinstance(plain[part], dict) or "_target_" not in plain[part]:
                 raise UserError(f"{part}: expected one of `robust list {part}` (a node with _target_), got {plain[part]!r}")
         return
+    if command == "certify" and (not isinstance(plain["sampling"], dict) or "_target_" not in plain["sampling"]):
+        raise UserError("sampling: expected one of `robust list sampling` (a node with _target_), got "
+                        f"{plain['sampling']!r}")
     group = "certificate" if command == "certify" else "attack"
     enough = plain[group] or plain.get("transfer") or plain.get("measure")
     if not isinstance(plain[group], dict) or not enough:
@@ -152,35 +167,59 @@ def _check_group(group: str, nodes: Any) -> None:
                             f"budgets.linf=[...], got {node['budget']!r}")
 
 
+def _with_model(plain: dict[str, Any], command: str, allowed: set[str], choices: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with what is certified or attacked: a run's model and data set, or the user's own."""
+    if plain["run"] is not None:
+        return _with_run(plain, command, allowed)
+    check_some(plain)
+    whole = plain | given.settled(plain, choices)
+    return whole | _noise_settings(whole, command, None, f"{whole['choices']['model']} is a model of your own")
+
+
+def check_some(plain: Mapping[str, Any]) -> None:
+    """Raise UserError where there is neither a run nor a model of one's own."""
+    if plain["run"] is None and not given.is_asked(plain):
+        raise UserError(_NO_RUN)
+
+
 def _with_run(plain: dict[str, Any], command: str, allowed: set[str]) -> dict[str, Any]:
-    if plain["run"] is None:
-        raise UserError("run: expected the folder of a training run, run=<folder> or run=latest; `robust train` makes one")
-    run = load_run(plain["run"], plain["trust"], allowed)
+    given.refuse_beside_run(plain, relocates=True)
+    run = load_run(plain["run"], plain["trust"], allowed, own=True)
+    given.refuse_beside_run(plain, relocates=run.is_own)
     root = plain["dataset"].get("root")
-    if set(plain["dataset"]) - {"root"}:
-        raise UserError(f"dataset.{min(set(plain['dataset']) - {'root'})}: only dataset.root of a run may be changed")
     if root is not None and not isinstance(root, str):
         raise UserError(f"dataset.root: expected a folder, got {root!r}")
-    if root is not None and "root" not in run.dataset:
+    if root is not None and "root" not in run.dataset and not run.is_own:
         raise UserError(f"dataset.root: the run's data set {chosen(run.choices, {})['dataset']} has no root")
     dataset = run.dataset | ({"root": root} if root is not None else {})
     names = chosen(run.choices, {"dataset": dataset, "model": run.model, "regime": run.regime})
     merged = plain | {"dataset": dataset, "model": run.model, "regime": run.regime, "choices": names}
-    return merged | (_certify_noise(plain, run) if command == "certify" else _attack_settings(plain, run))
+    if run.is_own:
+        return _with_own(merged | {"model": given.moved(run.model, plain)}, command, run)
+    return merged | _noise_settings(plain, command, run.training_noise_std, f"{run.folder} was trained without noise")
 
 
-def _certify_noise(plain: Mapping[str, Any], run: SavedRun) -> dict[str, Any]:
-    noise = plain["noise_std"] if plain["noise_std"] is not None else run.training_noise_std
-    if noise is None:
-        raise UserError(f"noise_std: {run.folder} was trained without noise; say which noise to smooth it with, noise_std=0.25")
-    return {"noise_std": noise}
+def _with_own(merged: dict[str, Any], command: str, run: SavedRun) -> dict[str, Any]:
+    """The model of a run of one's own, with that run's noise where none is typed."""
+    given.check_unchanged(merged["model"], run.config["model_sha256"], run.folder)
+    noise, kind = run.config.get("noise_std"), run.config.get("noise", "gaussian")
+    default = noise if kind == merged["noise"] else None
+    whole = merged | {"run": None, "model_sha256": run.config["model_sha256"]}
+    why = "had a base classifier" if noise is None else f"had the noise {kind}"
+    del whole["regime"]
+    return whole | _noise_settings(whole, command, default, f"{run.folder} {why}")
 
 
-def _attack_settings(plain: Mapping[str, Any], run: SavedRun) -> dict[str, Any]:
-    noise = plain["noise_std"] if plain["noise_std"] is not None else run.training_noise_std
+def _noise_settings(plain: Mapping[str, Any], command: str, default: float | None, without: str) -> dict[str, Any]:
+    """noise_std, and for attack which classifier; ``default`` where no noise is typed, ``without``: why there is none."""
+    noise = plain["noise_std"] if plain["noise_std"] is not None else default
+    if command == "certify":
+        if noise is None:
+            raise UserError(f"noise_std: {without}; say which noise to smooth it with, noise_std=0.25")
+        return {"noise_std": noise}
     classifier = plain["classifier"] or ("base" if noise is None else "smoothed")
     if classifier == "smoothed" and noise is None:
-        raise UserError(f"noise_std: {run.folder} was trained without noise; say which noise the smoothed classifier has, "
+        raise UserError(f"noise_std: {without}; say which noise the smoothed classifier has, "
                         "noise_std=0.25, or attack classifier=base")
     if classifier == "base" and plain["noise_std"] is not None:
         raise UserError("noise_std: a base classifier has no noise; leave it out, or say classifier=smoothed")

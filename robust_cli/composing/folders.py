@@ -20,11 +20,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from robust_cli.composing.catalogue import targets
 from robust_cli.composing.explain import Stop, explain
-from robust_cli.composing.final import absolute_paths, config_folders, final, plain_of, typed_overrides
+from robust_cli.composing.final import absolute_paths, check_some, config_folders, final, plain_of, typed_overrides
+from robust_cli.composing.given import REGIME
 from robust_cli.composing.names import PARTS, chosen
 from robust_cli.composing.saved_run import load_run
 from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder, claim, shown
+from robust_cli.runs.ranks import ranks
 
 OUTPUTS = "outputs"
 BOOKKEEPING = ("config.yaml", "provenance.json", "status.json", "about.json", "log.txt")
@@ -38,7 +40,7 @@ class Folder(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """One run: its folder, or the one that is resumed. Raises Stop for a mistake; then no folder has been made."""
         with _stopping():
-            _set(config, "run", _run_folder(config))
+            _set(config, "run", _shared_folder(config))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """A sweep's folder. Every job is composed anew from ``overrides.hydra``, so that all workers get the same one."""
@@ -99,6 +101,19 @@ def _run_folder(config: DictConfig) -> str:
     return str(_named(command, dict(whole.choices)))
 
 
+def _shared_folder(config: DictConfig) -> str:
+    """The run's folder; of several processes the first names it, and says so too when it stops."""
+    process = ranks()
+    try:
+        named = _run_folder(config) if process.leads else ""
+    except BaseException:
+        process.agreed("")
+        raise
+    if not (named := process.agreed(named)):
+        raise Stop("the first process stopped before it began", 0)
+    return named
+
+
 def _parsed(config: DictConfig) -> list[Override]:
     return OverridesParser.create().parse_overrides(typed_overrides(config.hydra))
 
@@ -133,9 +148,11 @@ def _sweep_names(config: DictConfig, command: str, swept: set[str]) -> dict[str,
         return {part: names[part] for part in PARTS if part not in swept}
     if "run" in swept:
         return {}
+    check_some(plain)
     if plain["run"] is None:
-        raise UserError("run: expected the folder of a training run, run=<folder> or run=latest; `robust train` makes one")
-    run = load_run(plain["run"], plain["trust"], targets(config_folders(config.hydra)))
+        names = chosen(config.hydra.runtime.choices, plain) | {"regime": REGIME}
+        return {part: names[part] for part in PARTS if not any(key.partition(".")[0] == part for key in swept)}
+    run = load_run(plain["run"], plain["trust"], targets(config_folders(config.hydra)), own=True)
     return chosen(run.choices, {"dataset": run.dataset, "model": run.model, "regime": run.regime})
 
 

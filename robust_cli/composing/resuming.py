@@ -14,7 +14,8 @@ from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder
 
 # May differ from the saved run: no result depends on them. `batch_size` is that of attack, not training's.
-_FREE = ("resume", "trust", "cluster", "batch_size", "workers", "dataset.root", "dataset.download")
+_MOVABLE = ("dataset.root", "dataset.download", "model.weights", "model.file")  # a model's file is known by its checksum
+FREE = ("resume", "trust", "cluster", "batch_size", "workers", *_MOVABLE)
 _ABSENT = object()
 
 
@@ -34,7 +35,7 @@ def resumed(plain: dict[str, Any], command: str, overrides: Sequence[str], allow
         _compare(plain, saved, path, folder)
     result = copy.deepcopy(saved) | {"resume": plain["resume"], "trust": plain["trust"], "cluster": plain["cluster"]}
     for path in paths:
-        if path in ("batch_size", "workers", "dataset.root", "dataset.download"):
+        if path in ("batch_size", "workers", *_MOVABLE):
             _put(result, path, _at(plain, path))
     return result
 
@@ -84,7 +85,7 @@ def _composed_differences(saved: Mapping[str, Any], plain: Mapping[str, Any]) ->
 
 
 def _is_free(path: str) -> bool:
-    return any(path == free or path.startswith(f"{free}.") for free in _FREE)
+    return any(path == free or path.startswith(f"{free}.") for free in FREE)
 
 
 def _word(value: Any) -> str:

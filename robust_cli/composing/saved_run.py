@@ -10,7 +10,7 @@ import difflib
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ _REFUSED_KEYS = ("_args_", "_partial_", "_recursive_", "_convert_")
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A training run to be used: its plain, checked nodes, and what its about.json says."""
+    """A run to be used: its plain, checked nodes, and what its about.json says.
+
+    Of a training run; or of a certify or attack run of a model of one's own, which has no regime.
+    """
 
     folder: RunFolder
     dataset: dict[str, Any]
@@ -35,10 +38,18 @@ class SavedRun:
     regime: dict[str, Any]
     choices: dict[str, str]
     about: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its model is one of the user's own, for which there is no training run."""
+        return not self.regime
 
     @property
     def training_noise_std(self) -> float | None:
-        """Noise of the training, pixel units; None where it had none."""
+        """Noise of the training, pixel units; None where it had none, and for a model of one's own."""
+        if self.is_own:
+            return None
         if "training_noise_std" not in self.about:
             raise UserError(f"{self.folder}/about.json: damaged, it has no training_noise_std; take a copy, or train again")
         noise = self.about["training_noise_std"]
@@ -47,27 +58,30 @@ class SavedRun:
         return noise
 
 
-def load_run(path: Path | str, trust: Collection[str] = (), allowed: Collection[str] | None = None, key: str = "run") -> SavedRun:
+def load_run(path: Path | str, trust: Collection[str] = (), allowed: Collection[str] | None = None, key: str = "run",
+             own: bool = False) -> SavedRun:
     """A complete training run. ``allowed`` are the targets that may be built (default: those of the shipped configs).
 
-    ``key`` is the setting that named the folder, for the messages. Raises UserError for a folder that is no run, one of
-    another command, one that is not complete, and a config that is damaged or wants to run foreign code.
+    ``key`` is the setting that named the folder, for the messages. ``own``: a certify or attack run of a model of one's own
+    will do as well. Raises UserError for a folder that is no run, one of another command, one that is not complete, and a
+    config that is damaged or wants to run foreign code.
     """
     folder = RunFolder(path)
     config = read_checked(folder, trust, allowed, key)
-    if folder.command != "train":
+    is_own = own and folder.command in ("certify", "attack") and "model_sha256" in config
+    if folder.command != "train" and not is_own:
         raise UserError(f"{key}={path}: expected the folder of a training run, this is one of robust {folder.command or '?'}"
                         + _its_train_run(folder, key))
     if folder.state != "complete":
         raise UserError(f"{key}={path}: expected a complete run, this one's state is {folder.state!r}; "
-                        f"go on with it: robust train resume={path}")
-    parts: dict[str, dict[str, Any]] = {}
-    for part in ("dataset", "model", "regime"):
+                        f"go on with it: robust {folder.command} resume={path}")
+    parts: dict[str, dict[str, Any]] = {"regime": {}} if is_own else {}
+    for part in ("dataset", "model") if is_own else ("dataset", "model", "regime"):
         node = config.get(part)
         if not isinstance(node, dict) or "_target_" not in node:
             raise UserError(f"{folder.config}: damaged, it has no {part} with a _target_")
         parts[part] = node
-    return SavedRun(folder, **parts, choices=_names(config), about=folder.read_about())
+    return SavedRun(folder, **parts, choices=_names(config), about=folder.read_about(), config=config)
 
 
 def read_checked(folder: RunFolder, trust: Collection[str], allowed: Collection[str] | None, key: str) -> dict[str, Any]:

@@ -57,6 +57,10 @@ def _root() -> dict[str, Any]:
     return {"root": None}
 
 
+def _model() -> dict[str, Any]:
+    return {"_target_": None, "weights": None, "entry": None, "mean": None, "std": None}
+
+
 @dataclass
 class Train:
     """`robust train`. The meaning and unit of each key stand beside it in conf/train.yaml."""
@@ -77,14 +81,25 @@ class Train:
         _check_common(self)
 
 
+class Noise(Enum):
+    """The distribution that an image is smoothed with; noise_std is the standard deviation a pixel of every one."""
+
+    gaussian = "gaussian"
+    integer_grid = "integer_grid"
+    laplace = "laplace"
+    uniform = "uniform"
+
+
 @dataclass
 class Certify:
     """`robust certify`. The meaning and unit of each key stand beside it in conf/certify.yaml."""
 
     run: str | None = None
     noise_std: float | None = None
+    noise: Noise = Noise.gaussian
     samples: int = 10000
-    selection_samples: int = 100
+    selection_samples: int | None = None
+    sampling: Any = MISSING
     failure_probability: float = 0.001
     discount: float | None = None
     seed: int = 0
@@ -92,9 +107,11 @@ class Certify:
     precision: Precision = Precision.fp32
     subset: str = "all"
     workers: int | None = None
+    shard: str | None = None
     resume: str | None = None
     trust: list[str] = field(default_factory=list)
     dataset: Any = field(default_factory=_root)
+    model: Any = field(default_factory=_model)
     certificate: Any = MISSING
     cluster: Any = MISSING
 
@@ -102,7 +119,8 @@ class Certify:
         _check_evaluation(self)
         _check_at_least(self, 1, "samples")
         check(self.workers is None or self.workers >= 1, "workers", "a whole number >= 1, or null", self.workers)
-        _check_at_least(self, 0, "selection_samples")
+        selection = self.selection_samples
+        check(selection is None or selection >= 0, "selection_samples", "a whole number >= 0, or null", selection)
         probability, discount = self.failure_probability, self.discount
         check(0 < probability < 1, "failure_probability", "a number in (0, 1)", probability)
         check(discount is None or 0 < discount <= 1, "discount", "a number in (0, 1], or null", discount)
@@ -147,6 +165,7 @@ class Attack:
     run: str | None = None
     classifier: Target | None = None
     noise_std: float | None = None
+    noise: Noise = Noise.gaussian
     gradient_draws: int = 10
     objective: Objective = Objective.both
     query_votes: int = 100
@@ -166,6 +185,7 @@ class Attack:
     resume: str | None = None
     trust: list[str] = field(default_factory=list)
     dataset: Any = field(default_factory=_root)
+    model: Any = field(default_factory=_model)
     attack: Any = field(default_factory=dict)
     measure: Any = field(default_factory=dict)
     cluster: Any = MISSING

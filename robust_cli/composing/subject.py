@@ -12,10 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from robust_cli.composing.build import build
+from robust_cli.composing.given import PROGRAMS
+from robust_cli.composing.own_model import Own, clean_accuracy, identity, load_own
 from robust_cli.datasets.images import Images
 from robust_cli.datasets.subsets import choose
 from robust_cli.messages import UserError
-from robust_cli.models.classifier import classifier
+from robust_cli.models.classifier import classifier, memory_format
 from robust_cli.models.weights import fingerprint, load
 from robust_cli.runs.console import say
 from robust_cli.runs.folder import RunFolder, shown, write_json
@@ -34,14 +36,20 @@ def describe_device(device: torch.device) -> str:
 def make_model(config: DictConfig, dataset: Any) -> nn.Module:
     """A model with fresh weights from the seed, normalisation first, for a data set's images and classes."""
     torch.manual_seed(key64(config.seed, "weights"))
+    if config.model._target_ in PROGRAMS:
+        raise UserError(f"model: expected an architecture to train, got {config.choices.model}, a finished model; it is for "
+                        "certify and attack")
     architecture = build(config.model, "model", shape=dataset.shape, classes=len(dataset.class_names))
     return classifier(architecture, dataset.mean, dataset.std)
 
 
-def mark(model: nn.Module, config: DictConfig, dataset: Any, precision: str) -> str:
-    """The fingerprint of a model in a precision."""
-    architecture = {"model": OmegaConf.to_container(config.model, resolve=True), "shape": list(dataset.shape),
-                    "classes": len(dataset.class_names), "mean": list(dataset.mean), "std": list(dataset.std)}
+def mark(model: nn.Module, config: DictConfig, dataset: Any, precision: str, own: Own | None = None) -> str:
+    """The fingerprint of a model in a precision; of one's own the same as of the run that trained it here, if one did."""
+    node, mean, std = OmegaConf.to_container(config.model, resolve=True), dataset.mean, dataset.std
+    if own is not None:
+        node, mean, std = identity(config), own.mean, own.std
+    architecture = {"model": node, "shape": list(dataset.shape), "classes": len(dataset.class_names),
+                    "mean": None if mean is None else list(mean), "std": None if std is None else list(std)}
     return fingerprint(model, architecture, precision)
 
 
@@ -59,6 +67,7 @@ class Subject:
     dataset: Any
     device: torch.device
     about: dict[str, Any]  # what certify's and attack's about.json share
+    notes: tuple[str, ...] = ()  # lines on a model of one's own: what it was made from
 
     @property
     def classes(self) -> int:
@@ -66,29 +75,49 @@ class Subject:
 
 
 def load_subject(config: DictConfig, command: str) -> Subject:
-    """The model of a run and the chosen test images. Raises UserError on a damaged checkpoint or missing data."""
+    """The model of a run, or one's own, and the chosen test images. Raises UserError on damaged weights or missing data."""
     keep_fp32()
     device, precision = chosen_device(config.device), config.precision.value
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError("precision: expected a GPU that computes bf16 natively for precision=bf16, "
                         f"found {torch.cuda.get_device_name()}; set precision=fp32")
+    dataset = build(config.dataset, "dataset")
+    if config.run is None:
+        own = load_own(config, dataset, device)
+        model, notes, from_where = own.model, own.notes, _of_own(config, own)
+        from_where["model_fingerprint"] = mark(model, config, dataset, precision, own)
+    else:
+        (model, from_where), notes = _trained(config, dataset, precision), ()
+    images = choose(dataset.split("test"), config.subset, config.seed).to(device)
+    about = {
+        "command": command, **from_where, "seed": config.seed, "subset": config.subset, "images": len(images),
+        "precision": precision, "device": device.type, "classes": len(dataset.class_names),
+        "class_names": list(dataset.class_names),
+    }
+    model = model.to(device).to(memory_format=memory_format(model, device)).eval()
+    if config.run is None:
+        notes = (*notes, clean_accuracy(model, images, precision))
+    return Subject(model, images, dataset, device, about, notes)
+
+
+def _trained(config: DictConfig, dataset: Any, precision: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A run's model and what about.json says of it."""
     run = RunFolder(config.run)
     trained = _described(run)
-    dataset = build(config.dataset, "dataset")
     model = make_model(config, dataset)
     load(model, run.model)
     if (found := mark(model, config, dataset, "fp32")) != trained["model_fingerprint"]:
         raise UserError(f"{run.model}: expected the weights that about.json beside it describes (fingerprint "
                         f"{trained['model_fingerprint'][:8]}), found others ({found[:8]}); take them from a copy, or train again")
-    images = choose(dataset.split("test"), config.subset, config.seed)
-    about = {
-        "command": command, **{key: trained[key] for key in ("dataset", "model", "regime", "training_noise_std")},
-        "train_run": str(config.run), "train_seed": trained["seed"],
-        "model_fingerprint": mark(model, config, dataset, precision), "seed": config.seed, "subset": config.subset,
-        "images": len(images), "precision": precision, "device": device.type, "classes": len(dataset.class_names),
-        "class_names": list(dataset.class_names),
-    }
-    return Subject(model.to(device).to(memory_format=torch.channels_last).eval(), images.to(device), dataset, device, about)
+    return model, {**{key: trained[key] for key in ("dataset", "model", "regime", "training_noise_std")},
+                   "train_run": str(config.run), "train_seed": trained["seed"],
+                   "model_fingerprint": mark(model, config, dataset, precision)}
+
+
+def _of_own(config: DictConfig, own: Own) -> dict[str, Any]:
+    names = {key: config.choices[key] for key in ("dataset", "model", "regime")}
+    return names | {"training_noise_std": None, "train_run": None, "train_seed": None, "model_file": own.file or None,
+                    "model_sha256": config.model_sha256, "mean": own.mean, "std": own.std}
 
 
 def _described(run: RunFolder) -> dict[str, Any]:
@@ -105,9 +134,14 @@ def _described(run: RunFolder) -> dict[str, Any]:
 def introduce(what: str, subject: Subject, config: DictConfig) -> None:
     """The first lines of certify and attack: what is done to which model on which images, where."""
     about = subject.about
-    say(f"robust {what}: {about['model']} trained with {about['regime']} on {about['dataset']} ({shown(config.run)})")
+    if about["train_run"] is None:
+        say(f"robust {what}: {about['model']}, a model of your own, on {about['dataset']}")
+    else:
+        say(f"robust {what}: {about['model']} trained with {about['regime']} on {about['dataset']} ({shown(config.run)})")
     say(f"  images: {about['images']} of the test split (subset {about['subset']}); device: {describe_device(subject.device)}, "
         f"{about['precision']}; seed {about['seed']}")
+    for note in subject.notes:
+        say(f"  {note}")
 
 
 def record(folder: RunFolder, config: DictConfig, device: torch.device, images: Images, fingerprint: str | None = None) -> None:

@@ -27,6 +27,7 @@ from robust_cli.composing.saved_run import read_checked
 from robust_cli.messages import UserError, Wrong
 from robust_cli.runs import console
 from robust_cli.runs.folder import RunFolder, shown
+from robust_cli.runs.ranks import Ranks, ranks
 
 Body = Callable[[DictConfig, RunFolder], None]
 
@@ -86,6 +87,7 @@ class Command:
     def job(self, config: DictConfig) -> None:
         """What Hydra runs, here or in a worker: one run."""
         self.started = True
+        _check_ranks(self.name)
         settings = cast(DictConfig, HydraConfig.get())
         alone = settings.mode != RunMode.MULTIRUN
         # Relative where that is possible: this is what the user reads and types again.
@@ -104,11 +106,16 @@ class Command:
             raise
 
     def _run(self, config: DictConfig, folder: RunFolder, alone: bool) -> None:
+        process = ranks()
+        if not process.leads:
+            self._follow(config, folder, process)
+            return
         fresh = _begin(folder, config)
         if folder.state == "complete":
             print(f"{folder}: complete, nothing left to do")
             return
         folder.set_state("running", self.name)
+        process.wait()
         try:
             with console.log_to(folder.log):
                 self._work(config, folder)
@@ -120,6 +127,13 @@ class Command:
             how = f"robust {self.name} resume={folder}" if alone else f"type it again with hydra.sweep.dir={folder.path.parent}"
             raise Stop(f"interrupted; to go on: {how}", 130) from interrupt
         folder.set_state("complete", self.name)
+
+    def _follow(self, config: DictConfig, folder: RunFolder, process: Ranks) -> None:
+        """One of several processes of a run, which another leads."""
+        if folder.state != "complete":
+            console.be_quiet()
+            process.wait()
+            self.body(config, folder)
 
     def _work(self, config: DictConfig, folder: RunFolder) -> None:
         try:
@@ -156,6 +170,13 @@ def _how_to_go_on() -> str:
         return ""
     running = f"; jobs given to a cluster run on (their ids: {sweep}/.submitit)" if (Path(sweep) / ".submitit").exists() else ""
     return f"; to go on: type it again with hydra.sweep.dir={sweep}{running}"
+
+
+def _check_ranks(command: str) -> None:
+    process = ranks()
+    if process.size > 1 and command != "certify":
+        raise UserError(f"torchrun: only robust certify shares its images between processes, this is robust {command}; "
+                        "start it without torchrun")
 
 
 def _begin(folder: RunFolder, config: DictConfig) -> bool:

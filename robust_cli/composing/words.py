@@ -18,7 +18,8 @@ _VALUED = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-pa
 _OPTIONAL = {"--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")}
 _OPTIONAL["-i"] = _OPTIONAL["--info"]
 _CFG, _SHOWN = ("--cfg", "-c"), ("job", "hydra", "all")
-_PATHS = ("run", "resume", "training.init_from", "dataset.root", "hydra.run.dir", "hydra.sweep.dir")
+_PATHS = ("run", "resume", "training.init_from", "dataset.root", "model.weights", "model.file",
+          "hydra.run.dir", "hydra.sweep.dir")
 _LATEST = ("run", "training.init_from")
 _PLAIN = re.compile(r"[\w./-]+")
 _OUTPUTS = "outputs"

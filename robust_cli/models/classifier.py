@@ -6,14 +6,27 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from robust_cli.models.normalisation import Normalisation
+
+_WHERE_CHANNELS_LAST_PAYS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, nn.BatchNorm2d)
 
 
 def classifier(architecture: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Sequential:
     """Float32 images [n, C, H, W] in [0, 1] to logits [n, K]. Its two parts are named ``normalisation`` and ``network``."""
     return nn.Sequential(OrderedDict(normalisation=Normalisation(mean, std), network=architecture))
+
+
+def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """How images and kernels lie in memory for forward passes: a fixed rule, as the last bits of logits depend on it.
+
+    channels_last, but for networks on a CPU without pooling and batch norm: of those with strided convolutions alone, a pass
+    takes a fifth less with contiguous channels, where pooling takes half as much again.
+    """
+    other = any(isinstance(part, _WHERE_CHANNELS_LAST_PAYS) for part in model.modules())
+    return torch.channels_last if other or device.type != "cpu" else torch.contiguous_format
 
 
 @contextmanager

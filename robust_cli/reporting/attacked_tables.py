@@ -22,11 +22,11 @@ _DERIVED = (
     "NAME@FINGERPRINT: images that this attack made on another model, put before this one; NAME@8bit: the attack's own images "
     "rounded to 8 bits and decided again. Neither enters the worst case.")
 _CHECK = (
-    "Compared: images with a stored adversarial image at a distance below their radius R. Broken: another class has more of "
-    "the decision votes than the certified one (one-sided binomial test at 1e-6 / (classes - 1)). Allowed: 99.9 % quantile of "
-    "false certificates among the compared. Beyond the radius: images attacked at a distance of R or more, and those of them "
-    "where another class wins by the same test; with none the attack proves nothing. Too few votes: outcomes with fewer than "
-    "1000 votes, which are not compared.")
+    "Compared: images with a stored adversarial image at a distance (in the certificate's norm) below their radius R. "
+    "Broken: another class has more of the decision votes than the certified one (one-sided binomial test at 1e-6 / "
+    "(classes - 1)). Allowed: 99.9 % quantile of false certificates among the compared. Beyond the radius: images attacked at a "
+    "distance of R or more, and those of them where another class wins by the same test; with none the attack proves nothing. "
+    "Too few votes: outcomes with fewer than 1000 votes, which are not compared.")
 
 
 def brief(run: Attacked) -> Table:

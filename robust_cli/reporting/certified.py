@@ -7,7 +7,7 @@ probability.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,27 +16,31 @@ from numpy.typing import ArrayLike, NDArray
 
 from robust_cli.messages import UserError
 from robust_cli.reporting.estimates import Estimate, estimate, over_runs
-from robust_cli.smoothing.sampling import false_certificates
+from robust_cli.smoothing.plans.plan import false_certificates
 
 Tables = Sequence[pd.DataFrame]
 ABSTAIN = -1
+SKIPPED = "skipped"
 
 
 @dataclass(frozen=True)
 class Summary:
     """What one certificate proves on a subset.
 
-    natural: the majority of the estimation votes is right; abstention: share of images without a certified class;
+    natural: the majority of the estimation votes is right; abstention: share of images without a certified class; predicted:
+    the class by the test of the two top votes is right, undecided: that test names none (NaN where not measured);
     average_radius: wrong and abstained images count 0; largest_radius: what unanimous votes would prove; false_expected and
     false_quantile: expected number and 99.9 % quantile of false certificates among the images at this failure probability.
     """
 
     natural: Estimate
     abstention: Estimate
+    predicted: Estimate
+    undecided: Estimate
     average_radius: Estimate
     largest_radius: float
     false_expected: float
-    false_quantile: int
+    false_quantile: int | None
 
 
 def proven(table: pd.DataFrame) -> NDArray[np.float64]:
@@ -47,9 +51,16 @@ def proven(table: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def certified(table: pd.DataFrame, radius: float) -> NDArray[np.bool_]:
-    """Which images are right, not abstained and certified to at least ``radius`` (pixel units); at 0: to more than 0."""
+    """Which images are right, not abstained and certified to at least ``radius`` (pixel units); at 0: to more than 0.
+
+    Where the column ``positive`` says so, a class that is named is proven, so to more than 0, though the radius may be written
+    as 0 (the lowest level of a table, or three digits of a small number).
+    """
     radii = proven(table)
-    return radii >= radius if radius > 0 else radii > 0
+    if radius > 0:
+        return radii >= radius
+    named = (table["predicted"] == table["label"]) & (table["predicted"] != ABSTAIN)
+    return (radii > 0) | (named & table["positive"]).to_numpy(dtype=bool) if "positive" in table else radii > 0
 
 
 def accuracy(tables: Tables, radius: float) -> Estimate:
@@ -72,19 +83,35 @@ def points(name: str, at: ArrayLike, estimates: Sequence[Estimate]) -> pd.DataFr
 
 
 def natural(tables: Tables) -> Estimate:
-    """Accuracy of the majority of the estimation votes."""
-    return over_runs([estimate(t["majority"].to_numpy() == t["label"].to_numpy()) for t in tables])
+    """Accuracy of the majority of the estimation votes; NaN where a table does not hold it, or holds images that were skipped."""
+    return _of_answers(tables, lambda t: t["majority"] == t["label"], "majority")
 
 
-def summary(tables: pd.DataFrame | Tables, failure_probability: float, largest_radius: float) -> Summary:
-    """The figures beside the curve, of one run or of runs that differ in their seeds."""
+def _of_answers(tables: Tables, answers: Callable[[pd.DataFrame], pd.Series], column: str) -> Estimate:
+    """A share of all images, over runs; NaN where a table lacks the column's values, or may leave out images for their labels."""
+    if any(column not in t or t[column].isna().any() or label_aware(t) for t in tables):
+        return Estimate(np.nan, np.nan, min(map(len, tables)), len(tables))
+    return over_runs([estimate(answers(t).to_numpy()) for t in tables])
+
+
+def label_aware(table: pd.DataFrame) -> bool:
+    """Whether images may have been skipped because their class was wrong."""
+    said = (("stopped", SKIPPED), ("label_aware", True))
+    return any(name in table and bool((table[name] == value).any()) for name, value in said)
+
+
+def summary(tables: pd.DataFrame | Tables, failure_probability: float | None, largest_radius: float) -> Summary:
+    """The figures beside the curve, of one run or of runs that differ in their seeds; failure_probability None: not known."""
     group = [tables] if isinstance(tables, pd.DataFrame) else tables
-    expected, quantile = false_certificates(len(group[0]), failure_probability)
+    expected, quantile = (np.nan, None) if failure_probability is None else \
+        false_certificates(len(group[0]), failure_probability)
     return Summary(
         natural=natural(group),
-        abstention=over_runs([estimate(t["predicted"].to_numpy() == ABSTAIN) for t in group]),
+        abstention=_of_answers(group, lambda t: t["predicted"] == ABSTAIN, "predicted"),
+        predicted=_of_answers(group, lambda t: t["prediction"] == t["label"], "prediction"),
+        undecided=_of_answers(group, lambda t: t["prediction"] == ABSTAIN, "prediction"),
         average_radius=over_runs([estimate(proven(t)) for t in group]),
-        largest_radius=largest_radius, false_expected=float(expected), false_quantile=int(quantile))
+        largest_radius=largest_radius, false_expected=float(expected), false_quantile=quantile)
 
 
 def paired(first: Tables, second: Tables, radii: ArrayLike) -> pd.DataFrame:
@@ -125,6 +152,11 @@ def default_radii(largest: float, most: int = 8) -> NDArray[np.float64]:
 
 
 def collapsed(table: pd.DataFrame, classes: int) -> int | None:
-    """The number of classes that the majority votes ever name, where it is less than half of those among the labels."""
+    """The number of classes that the majority votes ever name, where it is less than half of those among the labels.
+
+    Never where majority votes are missing, or images may have been skipped for their labels.
+    """
+    if table["majority"].isna().any() or label_aware(table):
+        return None
     named, present = table.loc[table["majority"] >= 0, "majority"].nunique(), min(classes, table["label"].nunique())
     return int(named) if present > 2 and named < present / 2 else None

@@ -1,7 +1,8 @@
 """Certified accuracy checked against attacked: no stored adversarial image inside a certified radius may be of another class.
 
 An image enters with its certificate (class A, radius R > 0; the label does not matter) and a stored attack on the same smoothed
-classifier (weights, noise, precision). The distance is recomputed in float64 from the stored images. It breaks its certificate,
+classifier (weights, kind and size of the noise, precision). The distance is recomputed in float64 from the stored images, in the
+norm of the certificate, whatever norm the attack had in mind. It breaks its certificate,
 at most once over all attacks and budgets, when at a distance below R another class has more of the stored decision votes than A,
 by a one-sided binomial test on the two counts. (A's share below 1/2 alone is no violation where the certificate bounds the
 runner-up.)
@@ -19,10 +20,11 @@ from scipy.stats import binom
 
 from robust_cli.messages import UserError
 from robust_cli.reporting.load import DERIVED, Attacked, Certified
-from robust_cli.smoothing.sampling import false_certificates
+from robust_cli.smoothing.plans.plan import false_certificates
 
 LEVEL = 1e-6  # of the test, shared over the other classes
 FEWEST_VOTES = 1000  # fewer cannot show a break
+_SAME = {"model_fingerprint": None, "noise": "gaussian", "noise_std": None, "precision": None, "dataset": None}  # if not said
 _BLOCK = 256
 
 
@@ -72,15 +74,15 @@ class Check:
 def same_classifier(certified: Certified, attacked: Attacked) -> bool:
     """Whether the attack was on the very smoothed classifier that was certified."""
     a, b = certified.about, attacked.about
-    return b.get("classifier") == "smoothed" and all(
-        a.get(key) == b.get(key) for key in ("model_fingerprint", "noise_std", "precision", "dataset"))
+    return b.get("classifier") == "smoothed" and a.get("model_fingerprint") is not None and all(
+        a.get(key, usual) == b.get(key, usual) for key, usual in _SAME.items())
 
 
 def check(certified: Certified, certificate: str, attacks: Sequence[Attacked]) -> Check:
     """Hold one certificate of a run against attack runs on the same smoothed classifier."""
     rows = certified.of(certificate)
     rows = rows[(rows["predicted"] >= 0) & (rows["radius"] > 0)].set_index("index")
-    tested = [_test(rows, attacked) for attacked in attacks]
+    tested = [_test(rows, attacked, certified.norm(certificate)) for attacked in attacks]
     found = pd.concat(tested) if tested else _empty()
     enough = found[found["enough"]]
     inside, beyond = enough[enough["inside"]], enough[~enough["inside"]]
@@ -95,7 +97,7 @@ def _empty() -> pd.DataFrame:
     return pd.DataFrame({"index": np.zeros(0, np.int64), **{c: np.zeros(0, bool) for c in ("inside", "beaten", "enough")}})
 
 
-def _test(rows: pd.DataFrame, attacked: Attacked) -> pd.DataFrame:
+def _test(rows: pd.DataFrame, attacked: Attacked, norm: str) -> pd.DataFrame:
     """Columns index, inside, beaten, enough, a row per stored outcome of an image with a certificate."""
     parts = [_empty()]
     for attack in attacked.names:
@@ -110,7 +112,7 @@ def _test(rows: pd.DataFrame, attacked: Attacked) -> pd.DataFrame:
                 raise UserError(f"{attacked.folder}: expected the labels of the certified run, found others; "
                                 "certify and attack the same data")
             votes = group[attacked.vote_columns].fillna(0).to_numpy(dtype=np.int64)
-            near = distances(attacked, attack, budget, group["index"].to_numpy()) < certificates["radius"].to_numpy()
+            near = distances(attacked, attack, budget, group["index"].to_numpy(), norm) < certificates["radius"].to_numpy()
             parts.append(pd.DataFrame({"index": group["index"].to_numpy(), "inside": near,
                                        "beaten": beaten(votes, certificates["predicted"].to_numpy()),
                                        "enough": votes.sum(axis=1) >= FEWEST_VOTES}))
@@ -130,14 +132,19 @@ def beaten(votes: NDArray[np.int64], certified_class: NDArray[np.int64]) -> NDAr
     return binom.sf(best - 1, own + best, 0.5) <= LEVEL / (classes - 1)
 
 
-def distances(attacked: Attacked, attack: str, budget: float, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    """l2 distance in float64, pixel units, between the stored adversarial images and the originals. indices [N] -> [N]."""
+def distances(attacked: Attacked, attack: str, budget: float, indices: NDArray[np.int64],
+              norm: str = "l2") -> NDArray[np.float64]:
+    """Distance in float64, pixel units, between the stored adversarial images and the originals. indices [N] -> [N].
+
+    ``norm``: l2, linf or l1.
+    """
     at = attacked.positions(indices)
     originals, adversarial = attacked.originals(), attacked.adversarial(attack, budget)
     if originals.shape != adversarial.shape:
         raise UserError(f"{attacked.folder}: expected adversarial images of shape {originals.shape}, {attack} at {budget:g} has "
                         f"{adversarial.shape}; make this attack run again")
-    return np.concatenate([np.zeros(0), *(_l2(adversarial[block], _unit(originals[block])) for block in _blocks(at))])
+    return np.concatenate([np.zeros(0), *(_length(adversarial[block], _unit(originals[block]), norm)
+                                            for block in _blocks(at))])
 
 
 def _blocks(at: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -150,6 +157,9 @@ def _unit(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
     return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels.astype(np.float32)
 
 
-def _l2(a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.float64]:
-    difference = a.astype(np.float64) - b.astype(np.float64)
-    return np.sqrt((difference.reshape(len(difference), -1) ** 2).sum(axis=1))
+def _length(a: NDArray[np.generic], b: NDArray[np.generic], norm: str) -> NDArray[np.float64]:
+    difference = np.abs(a.astype(np.float64) - b.astype(np.float64)).reshape(len(a), -1)
+    if norm == "l2":
+        return np.sqrt((difference ** 2).sum(axis=1))
+    assert norm in ("l1", "linf"), norm
+    return difference.sum(axis=1) if norm == "l1" else difference.max(axis=1)

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from robust_cli.reporting import attacked, certified
+from robust_cli.reporting import attacked, certified, levels
 from robust_cli.reporting.lines import AnyLine, Line
 from robust_cli.reporting.load import Attacked, Certified, Trained
 
@@ -77,23 +77,28 @@ def _style(colour: int, stroke: int) -> dict[str, Any]:
 
 
 def certified_figure(lines: Sequence[Line[Certified]], largest: Sequence[float]) -> Figure:
-    """Certified accuracy against radius: a step curve a line with its band, natural accuracy, and the largest provable radius."""
+    """Certified accuracy against radius, of one norm: a step curve a line with its band (and a mark at each level, where radii
+    are levels of a table), natural accuracy, and the largest provable radius."""
     def draw(axes: Axes) -> None:
         end = _end([t for line in lines for t in line.tables], largest)
         for line, limit, style in zip(lines, largest, _strokes(lines), strict=True):
             _certified(axes, line, style, end, line.title)
             _limit(axes, limit, style["color"] if list(largest).count(limit) == 1 else "#666666")
         axes.set_xlim(0, end)
-        legend_entry(axes, "natural accuracy", marker="D", linestyle="none", color="#666666", markersize=6)
+        if any(np.isfinite(certified.natural(line.tables).value) for line in lines):
+            legend_entry(axes, "natural accuracy", marker="D", linestyle="none", color="#666666", markersize=6)
+        if not all(map(levels.comparable, lines)):
+            legend_entry(axes, "levels of a table: comparable there alone", marker="o", linestyle="none", color="#666666",
+                         markerfacecolor="white", markersize=6)
         if any(np.isfinite(largest)):
             legend_entry(axes, "largest provable radius", linestyle=":", marker="|", color="#666666", markersize=9)
 
-    return drawn_figure(draw, f"l2 radius ({UNITS})", "certified accuracy (%)")
+    return drawn_figure(draw, f"{lines[0].norm} radius ({UNITS})", "certified accuracy (%)")
 
 
 def _end(tables: Sequence[pd.DataFrame], largest: Sequence[float]) -> float:
-    limits = [x for x in largest if np.isfinite(x)] + [float(t["radius"].max()) for t in tables]
-    return 1.06 * max([*limits, 1e-3])
+    limits = [x for x in largest if np.isfinite(x)] + [float(certified.proven(t).max(initial=0.0)) for t in tables]
+    return 1.06 * max([*limits, 1e-6])
 
 
 def _certified(axes: Axes, line: Line[Certified], style: dict[str, Any], end: float, label: str) -> None:
@@ -101,9 +106,15 @@ def _certified(axes: Axes, line: Line[Certified], style: dict[str, Any], end: fl
     points = certified.curve(line.tables, np.linspace(0, end, _GRID))
     points = points[points["accuracy"].shift(fill_value=1) > 0]  # nothing is drawn along the axis behind the first 0
     x, y, error = points["radius"], 100 * points["accuracy"], 100 * points["error"]
-    axes.step(x, y, where="pre", label=label, color=style["color"], linestyle=style["linestyle"], linewidth=1.8)
+    levelled = not levels.comparable(line)
+    axes.step(x, y, where="pre", label=label + f" {levels.MARK}" * levelled, color=style["color"], linestyle=style["linestyle"],
+              linewidth=1.0 if levelled else 1.8)
     axes.fill_between(x, np.maximum(y - error, 0), np.minimum(y + error, 100), step="pre", color=style["color"], alpha=0.15,
                       linewidth=0)
+    if levelled:
+        at = certified.curve(line.tables, levels.levels(line))
+        axes.plot(at["radius"], 100 * at["accuracy"], marker="o", linestyle="none", color=style["color"], markerfacecolor="white",
+                  markersize=6, clip_on=False, zorder=4)
     natural = certified.natural(line.tables)
     axes.plot([0], [100 * natural.value], marker="D", color=style["color"], markersize=6, clip_on=False, zorder=5)
 
@@ -137,7 +148,7 @@ def _robust(axes: Axes, line: Line[Attacked], style: dict[str, Any], label: str)
 
 
 def combined_figure(certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> Figure:
-    """What is proven (from below) and what attacks reach (from above) for one smoothed classifier, l2."""
+    """What is proven (from below) and what attacks reach (from above) for one smoothed classifier in one norm."""
     def draw(axes: Axes) -> None:
         ends = [t["budget"].max() for line in attacks for t in line.tables]
         end = max(_end([t for line in certificates for t in line.tables], []), 1.04 * max(ends))
@@ -147,7 +158,7 @@ def combined_figure(certificates: Sequence[Line[Certified]], attacks: Sequence[L
             _robust(axes, attack, _style(k, k), f"attacked: {attack.title}")
         axes.set_xlim(0, end)
 
-    return drawn_figure(draw, f"l2 radius or budget ({UNITS})", "accuracy (%)")
+    return drawn_figure(draw, f"{certificates[0].norm} radius or budget ({UNITS})", "accuracy (%)")
 
 
 def training_figure(runs: Sequence[Trained], titles: Sequence[str]) -> Figure:

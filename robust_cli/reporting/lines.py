@@ -14,8 +14,11 @@ from robust_cli.reporting import attacked as robust
 from robust_cli.reporting.load import DERIVED, Attacked, Certified
 
 # Facets shown whenever they differ, in this order; every other facet is shown only where it is needed to tell lines apart.
-_ALWAYS = ("dataset", "model", "regime", "classifier", "noise_std", "attack", "certificate", "bounds")
-_OF_THE_PART = ("attack", "certificate", "bounds", "interval", "multiplicity")
+_ALWAYS = ("dataset", "model", "regime", "classifier", "noise", "noise_std", "sampling", "attack", "certificate", "norm",
+           "bounds")
+_OF_THE_PART = ("attack", "certificate", "norm", "bounds", "interval", "multiplicity")
+_USUAL = (None, "gaussian noise", "fixed sampling")
+_SAID_ELSEWHERE = ("name", "samples", "selection_samples", "label_aware", "_target_")
 _WORST = "worst case"
 _ONE_TARGET = ("model_fingerprint", "classifier", "noise_std", "decision_votes", "precision", "subset", "seed")
 R = TypeVar("R", Certified, Attacked)
@@ -58,9 +61,33 @@ AnyLine = Line[Any]
 
 def certified_lines(runs: Sequence[Certified], warnings: list[str]) -> list[Line[Certified]]:
     """A line per certificate; repeats of a run are left out with a warning."""
-    single = [Line("", name, (run,), (run.of(name),), _certified_facets(run, name), _hidden(run))
-              for run in runs for name in run.names]
-    return _named(_joined(_without_repeats(single, warnings)))
+    single = [Line("", name, (run,), (run.of(name),), _certified_facets(run, name), _hidden(run), run.norm(name))
+              for run in runs if not run.about.get("published") for name in run.names]
+    ours = _named(_joined(_without_repeats(single, warnings)))
+    return [*ours, *_published([run for run in runs if run.about.get("published")], ours)]
+
+
+def _published(runs: Sequence[Certified], ours: Sequence[Line[Certified]]) -> list[Line[Certified]]:
+    """A line per file made by others, named by as much of its path as tells it from the rest."""
+    families, kinds = (1 + max((number(line) for line in ours), default=-1)
+                       for number in (lambda line: line.family, lambda line: line.kind))
+    found = []
+    for k, run in enumerate(runs):
+        facets = _words((key, run.about.get(key), words) for key, words in (
+            ("dataset", "{}"), ("noise_std", "noise {}"), ("samples", "n = {}"),
+            ("failure_probability", "failure probability {}")))
+        title = _shortest(run.folder.path, [other.folder.path for other in runs if other is not run])
+        found.append(Line(title, run.names[0], (run,), (run.of(run.names[0]),), facets, str(run.folder.path),
+                          run.norm(run.names[0]), families + k, kinds + k))
+    return found
+
+
+def _shortest(path: Path, others: Sequence[Path]) -> str:
+    """The end of a path that no other has."""
+    for length in range(1, len(path.parts)):
+        if all(path.parts[-length:] != other.parts[-length:] for other in others):
+            return "/".join(path.parts[-length:])
+    return str(path)
 
 
 def attacked_lines(runs: Sequence[Attacked], warnings: list[str]) -> list[Line[Attacked]]:
@@ -114,7 +141,12 @@ def _certified_facets(run: Certified, name: str) -> dict[str, str]:
     about = run.about
     own = about.get("certificates", {}).get(name, {})
     bounds = own.get("bounds") or run.of(name)["bounds"].iloc[0]
-    return {**_model_facets(run), **_words((
+    plan = about.get("sampling") or {}
+    settings = {f"plan: {k}": f"{k} {v}" for k, v in plan.items() if k not in _SAID_ELSEWHERE}
+    return {**_model_facets(run), **settings, **_words((
+        ("noise", about.get("noise", "gaussian"), "{} noise"), ("sampling", plan.get("name", "fixed"), "{} sampling"),
+        ("label_aware", "label-aware" if about.get("label_aware") else None, "{}"),
+        ("shard", about.get("shard"), "shard {}"), ("norm", run.norm(name), "{}"),
         ("certificate", name, "{}"), ("bounds", str(bounds).replace("_", "-"), "{}"),
         ("interval", own.get("interval"), "{} interval"), ("multiplicity", own.get("multiplicity"), "multiplicity: {}"),
         ("samples", about.get("samples"), "n = {}"), ("selection_samples", about.get("selection_samples"), "{} selection votes"),
@@ -130,6 +162,7 @@ def _attacked_facets(run: Attacked, name: str) -> dict[str, str]:
     return {**_model_facets(run), **settings, **_words((
         ("attack", name, "{}"), ("attack: source", source and Path(source).name, "images of {}"),
         ("classifier", about.get("classifier"), "{} classifier"),
+        ("noise", None if about.get("noise") == "gaussian" else about.get("noise"), "{} noise"),
         ("decision_votes", about.get("decision_votes"), "{} votes"),
         ("gradient_draws", about.get("gradient_draws"), "{} gradient draws"),
         ("objective", about.get("objective"), "{}"), ("query_votes", about.get("query_votes"), "{} query votes"),
@@ -206,7 +239,7 @@ def _unlike(titles: Sequence[str], k: int, line: AnyLine) -> str:
 
 
 def in_common(lines: Sequence[AnyLine]) -> str:
-    """What all lines share, in words, for a caption."""
-    keys = [*_ALWAYS, "samples", "failure_probability", "decision_votes", "gradient_draws"]
+    """What all lines share, in words, for a caption; Gaussian noise and a fixed number of draws go without saying."""
+    keys = [*(key for key in _ALWAYS if key != "norm"), "samples", "failure_probability", "decision_votes", "gradient_draws"]
     return ", ".join(lines[0].facets[key] for key in keys
-                     if key in lines[0].facets and len({line.facets.get(key) for line in lines}) == 1)
+                     if len({line.facets.get(key) for line in lines}) == 1 and lines[0].facets.get(key) not in _USUAL)

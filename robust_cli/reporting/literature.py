@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-from robust_cli.reporting import certified
+from robust_cli.reporting import certified, levels
 from robust_cli.reporting.certified_tables import SPREAD
 from robust_cli.reporting.lines import Line
 from robust_cli.reporting.load import Certified
@@ -26,7 +26,8 @@ def beside_ours(lines: Sequence[Line[Certified]]) -> Table | None:
     """STN's certified accuracies with ours at the same radius, for data sets where one of our regimes is among its methods."""
     rows, data = [], []
     for dataset, printed in published("stn_table1").groupby("dataset", sort=False):
-        ours = [line for line in lines if line.about.get("dataset") == dataset]
+        ours = [line for line in lines if line.about.get("dataset") == dataset and line.norm == "l2"
+                and not line.about.get("published")]
         methods = {str(m).split()[0] for m in printed["method"]}
         if not any(line.about.get("regime") in methods for line in ours):
             continue
@@ -38,7 +39,9 @@ def beside_ours(lines: Sequence[Line[Certified]]) -> Table | None:
             for line in ours:
                 accuracy, natural = certified.accuracy(line.tables, float(radius)), certified.natural(line.tables)
                 remark = f"{accuracy.images} images, n = {line.about.get('samples')}"
-                rows.append([line.title, "this report", dataset, f"{radius:g}", percent(accuracy), percent(natural), remark])
+                apart = levels.MARK * levels.between(line, float(radius))
+                rows.append([line.title, "this report", dataset, f"{radius:g}", percent(accuracy) + apart, percent(natural),
+                             remark])
                 data.append({"dataset": dataset, "method": line.title, "radius_l2": radius, "remark": remark,
                              "certified_accuracy": 100 * accuracy.value, "natural_accuracy": 100 * natural.value,
                              "source": "this report"})
@@ -47,4 +50,5 @@ def beside_ours(lines: Sequence[Line[Certified]]) -> Table | None:
     return Table("published", "Published numbers beside ours", pd.DataFrame(data),
                  ["", "source", "data set", "radius", "certified %", "natural %", "remark"],
                  [[str(c) for c in row] for row in rows],
-                 ["Published numbers are as printed, in % of the full test set; other networks, other intervals.", SPREAD])
+                 ["Published numbers are as printed, in % of the full test set; other networks, other intervals.", SPREAD,
+                  *levels.notes([line for line in lines if line.norm == "l2" and not line.about.get("published")])])

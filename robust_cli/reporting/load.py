@@ -24,6 +24,9 @@ _NEEDED = {"train": _OF_ALL, "certify": (*_OF_ALL, "noise_std", "failure_probabi
 CLEAN = "none"  # the attack of the rows that hold each image's clean outcome
 DERIVED = "@"  # in the names of rows that are no attack on this run's classifier: <attack>@<fingerprint>, images made on another
 # model, and <attack>@8bit, its images rounded to 8 bits
+# What certificates.csv of older runs lacks: Gaussian noise and l2 was all there was, and every image went to its end.
+_LATER: dict[str, str | float] = {"norm": "l2", "prediction": math.nan, "draws": math.nan, "stopped": "complete"}
+_WORDS = dict.fromkeys(("certificate", "attack", "norm", "stopped"), str)
 _FLOATS = ("radius", "p1_lower", "p2_upper", "budget", "l2", "linf")  # read to the last bit
 # Settings that say where and how fast a run works, or its seed: runs that differ only in these differ in nothing but the seed.
 _NO_MATTER = {"seed", "device", "root", "download", "threads", "checkpoint_every", "resume", "outputs", "output", "run"}
@@ -42,7 +45,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Certified:
-    """A certification: table has one row per (certificate, image); training holds the train run's settings where found."""
+    """A certification: table has one row per (certificate, image); training holds the train run's settings where found.
+
+    The columns norm, prediction, draws and stopped are always there: l2, NaN, NaN and complete where an older run has none;
+    label_aware says of every row whether the run may have skipped images for their labels, positive whether a class that is
+    named is proven whatever its radius, as one of a table's.
+    """
 
     folder: RunFolder
     about: dict[str, Any]
@@ -59,6 +67,14 @@ class Certified:
         """The rows of one certificate, by image."""
         rows = self.table[self.table["certificate"] == certificate]
         return rows.sort_values("index", ignore_index=True)
+
+    def norm(self, certificate: str) -> str:
+        """The norm of one certificate's radii."""
+        return str(self.table.loc[self.table["certificate"] == certificate, "norm"].iloc[0])
+
+    def plan(self) -> dict[str, Any]:
+        """What the sampling plan fixed before the first draw; empty where the run says nothing of it."""
+        return _json(self.folder.plan)
 
 
 @dataclass(frozen=True)
@@ -170,7 +186,7 @@ def _folders(paths: Sequence[Path | str]) -> list[RunFolder]:
 
 def read(folder: RunFolder) -> Run:
     """One complete run. Raises UserError when a file is damaged or its command is none that a report reads."""
-    about, provenance = folder.read_about(), _provenance(folder)
+    about, provenance = folder.read_about(), _json(folder.provenance)
     absent = [key for key in _NEEDED.get(folder.command, ()) if key not in about]
     if absent:
         raise UserError(f"{folder.about}: damaged, it has no {', '.join(absent)}; take a copy of it, or leave the run out")
@@ -178,7 +194,12 @@ def read(folder: RunFolder) -> Run:
         return Trained(folder, about, provenance, _csv(folder.metrics, ("epoch",)), _settings(folder))
     if folder.command == "certify":
         table = _csv(folder.certificates, CERTIFICATES)
+        for name, value in _LATER.items():
+            if name not in table:
+                table[name] = value
+        table["label_aware"], table["positive"] = bool(about.get("label_aware", False)), not about.get("comparable", True)
         _no_twins(table, ["certificate", "index"], folder.certificates)
+        _one_norm(table, folder.certificates)
         return Certified(folder, about, provenance, table)
     if folder.command == "attack":
         outcomes = _csv(folder.outcomes, OUTCOMES)
@@ -194,7 +215,7 @@ def _float(text: str) -> float:
 def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Rows with their floats exactly as written; empty cells are NaN."""
     try:
-        table = pd.read_csv(path, dtype={"certificate": str, "attack": str}, converters=dict.fromkeys(_FLOATS, _float))
+        table = pd.read_csv(path, dtype=_WORDS, converters=dict.fromkeys(_FLOATS, _float))
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise UserError(f"{path}: expected a table with the columns {','.join(columns)} ({error})") from error
     missing = [c for c in columns if c not in table.columns]
@@ -210,9 +231,15 @@ def _no_twins(table: pd.DataFrame, key: list[str], path: Path) -> None:
         raise UserError(f"{path}: expected one row per {', '.join(key)}, found {twin} more than once; make this run again")
 
 
-def _provenance(folder: RunFolder) -> dict[str, Any]:
+def _one_norm(table: pd.DataFrame, path: Path) -> None:
+    if (table.groupby("certificate")["norm"].nunique(dropna=False) != 1).any() or table["norm"].isna().any():
+        raise UserError(f"{path}: expected one norm for all rows of a certificate; the file is damaged")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """An object in a file that need not be there."""
     try:
-        found = json.loads(folder.provenance.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

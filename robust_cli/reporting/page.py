@@ -15,10 +15,13 @@ from numpy.typing import ArrayLike
 
 from robust_cli.reporting import attacked_tables, certified_tables, figures, literature, measurements, pictures, records, tables
 from robust_cli.reporting.closest import closest_table
+from robust_cli.reporting.costs import costs_tables
 from robust_cli.reporting.crosscheck import Check, check, same_classifier
 from robust_cli.reporting.figures import Picture
 from robust_cli.reporting.lines import AnyLine, Line, attacked_lines, certified_lines, in_common
-from robust_cli.reporting.load import Certified, Runs, load
+from robust_cli.reporting.load import Certified, Runs
+from robust_cli.reporting.paired import paired_tables
+from robust_cli.reporting.published_tsv import Said, read_sources
 from robust_cli.reporting.tables import Table
 from robust_cli.reporting.transfer import transfer_tables
 from robust_cli.runs.folder import RunFolder
@@ -61,13 +64,15 @@ class Content:
         return f"{len(found)} certificates checked against attacks: " + (", ".join(parts) if parts else "all hold") + "."
 
 
-def write_report(folders: Sequence[Path | str], output: Path | str, radii: ArrayLike | None = None) -> ReportResult:
+def write_report(folders: Sequence[Path | str], output: Path | str, radii: ArrayLike | None = None,
+                 said: Said = Said()) -> ReportResult:
     """Read run folders (or folders of runs) and write report.html, report.md, CSV tables, and figures as PNG and SVG.
 
-    output: an existing folder; radii: those of the tables (pixel units; default: round ones up to the largest provable). Raises
-    UserError (one line) for a folder without a run, a damaged file, or when no run is complete.
+    Among them may be published TSV files, of which ``said`` is known. output: an existing folder; radii: those of the tables
+    (pixel units; default: round ones up to the largest provable, or the levels of a table). Raises UserError (one line) for a
+    folder without a run, a damaged file, or when no run is complete.
     """
-    content, folder = gather(load(folders), radii), RunFolder(output)
+    content, folder = gather(read_sources(folders, said), radii), RunFolder(output)
     written: dict[str, Path] = {}
     for table in [*content.summary, *content.tables]:
         written[table.name] = folder.table(table.name)
@@ -90,9 +95,9 @@ def gather(runs: Runs, radii: ArrayLike | None = None) -> Content:
     summary: list[Table] = []
     found: list[Table | None] = []
     if certificates:
-        at = certified_tables.radii_for(certificates) if radii is None else radii
-        summary.append(certified_tables.accuracy_table(certificates, at))
-        found += [certified_tables.paired_table(certificates, at), certified_tables.certificates_table(certificates)]
+        summary += certified_tables.accuracy_tables(certificates, radii)
+        found += [*paired_tables(certificates, radii), certified_tables.certificates_table(certificates)]
+        found += costs_tables(certificates)
     if attacks:
         white_box = [line for line in attacks if line.part not in transferred(runs)]  # the others have their matrices
         summary.append(attacked_tables.accuracy_table(white_box or attacks))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from robust_cli.reporting import certified_tables, figures, gallery, measurements, records
+from robust_cli.reporting import certified, certified_tables, figures, gallery, levels, measurements, records
 from robust_cli.reporting.crosscheck import same_classifier
 from robust_cli.reporting.figures import Picture
 from robust_cli.reporting.lines import AnyLine, Line, in_common
 from robust_cli.reporting.load import Attacked, Certified, Runs
+
+_ASTRAY = "published"
 
 
 def of_runs(runs: Runs, certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> list[Picture]:
@@ -18,36 +21,47 @@ def of_runs(runs: Runs, certificates: Sequence[Line[Certified]], attacks: Sequen
     found = []
     attacks = [line for line in attacks if line.is_own]
     every: list[AnyLine] = [*certificates, *attacks]
-    for dataset in dict.fromkeys(str(line.about.get("dataset")) for line in every):
+    named = list(dict.fromkeys(str(line.about["dataset"]) for line in every if line.about.get("dataset") is not None))
+    astray = [line for line in certificates if line.about.get("dataset") is None]  # published, and not said of what
+    for dataset in [*named, *[_ASTRAY] * (bool(astray) and len(named) != 1)]:
         lines = [line for line in certificates if line.about.get("dataset") == dataset]
-        if lines:
-            limits = [certified_tables.largest_radius(line) for line in lines]
-            found.append(Picture(f"certified_{dataset}", figures.certified_figure(lines, limits),
-                                 f"Certified accuracy against l2 radius ({in_common(lines)}), with one standard error on either "
-                                 "side (standard deviation over the seeds where several are joined); diamonds: natural accuracy; "
-                                 "dotted: largest provable radius."))
+        lines += astray if dataset == _ASTRAY or len(named) == 1 else []
+        for norm, of_norm in certified_tables.by_norm(lines).items():
+            limits = [certified_tables.largest_radius(line) for line in of_norm]
+            found.append(Picture(certified_tables.named(f"certified_{dataset}", norm),
+                                 figures.certified_figure(of_norm, limits), _certified_caption(of_norm)))
         on_this = [line for line in attacks if line.about.get("dataset") == dataset]
         for norm in dict.fromkeys(line.norm for line in on_this):
-            of_norm = [line for line in on_this if line.norm == norm]
-            found.append(Picture(f"robust_{dataset}_{norm}", figures.robust_figure(of_norm, norm),
-                                 f"Robust accuracy against {norm} budget ({in_common(of_norm)}), with standard errors."))
-        found += _combined(dataset, lines, [line for line in on_this if line.norm == "l2"])
+            against = [line for line in on_this if line.norm == norm]
+            found.append(Picture(f"robust_{dataset}_{norm}", figures.robust_figure(against, norm),
+                                 f"Robust accuracy against {norm} budget ({in_common(against)}), with standard errors."))
+        for norm, of_norm in certified_tables.by_norm(lines).items():
+            found += _combined(certified_tables.named(f"combined_{dataset}", norm), of_norm,
+                               [line for line in on_this if line.norm == norm])
     if runs.trained:
         found.append(Picture("training", figures.training_figure(runs.trained, records.training_titles(runs.trained)),
                              "Accuracy on the training (and, dashed, the validation) images by epoch."))
     return found
 
 
-def _combined(dataset: str, certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> list[Picture]:
+def _certified_caption(lines: Sequence[Line[Certified]]) -> str:
+    shared, natural = in_common(lines), any(math.isfinite(certified.natural(line.tables).value) for line in lines)
+    return " ".join([
+        f"Certified accuracy against {lines[0].norm} radius{f' ({shared})' if shared else ''}, with one standard error on either "
+        "side (standard deviation over the seeds where several are joined)" + "; diamonds: natural accuracy" * natural
+        + "; dotted: largest provable radius.", *levels.notes(lines), *certified_tables.published_notes(lines)])
+
+
+def _combined(name: str, certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> list[Picture]:
     """For each smoothed classifier that was certified and attacked, both in one picture."""
     found = []
     for k, family in enumerate(dict.fromkeys(line.family for line in certificates)):
         mine = [line for line in certificates if line.family == family]
         against = [a for a in attacks if any(same_classifier(r, s) for line in mine for r in line.runs for s in a.runs)]
         if against:
-            found.append(Picture(f"combined_{dataset}_{k + 1}", figures.combined_figure(mine, against),
+            found.append(Picture(f"{name}_{k + 1}", figures.combined_figure(mine, against),
                                  f"One smoothed classifier ({in_common([*mine, *against])}): what is proven from below, what "
-                                 "attacks leave from above. " + _between([*mine, *against])))
+                                 "attacks leave from above. " + " ".join([_between([*mine, *against]), *levels.notes(mine)])))
     return found
 
 

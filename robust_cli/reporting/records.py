@@ -16,7 +16,8 @@ from robust_cli.reporting.lines import Line
 from robust_cli.reporting.load import Certified, Run, Runs, Trained
 from robust_cli.reporting.tables import EMPTY, Table
 
-_ABOUT = ("regime", "model", "dataset", "subset", "images", "precision", "device", "noise_std", "samples", "model_fingerprint")
+_ABOUT = ("regime", "model", "dataset", "subset", "images", "precision", "device", "noise", "noise_std", "sampling", "shard",
+           "samples", "model_fingerprint")
 
 
 def training_titles(runs: Sequence[Trained]) -> list[str]:
@@ -52,7 +53,7 @@ def _shown(value: float, words: str) -> str:
 
 def provenance(run: Run) -> tuple[str, list[tuple[str, str]]]:
     """The name of a run's folder, and its record as pairs of words."""
-    pairs = {"command": run.folder.command, **{k: run.about.get(k) for k in _ABOUT}, **run.provenance}
+    pairs = {"command": run.about.get("command") or run.folder.command, **{k: run.about.get(k) for k in _ABOUT}, **run.provenance}
     return run.folder.path.name, [(key.replace("_", " "), _words(key, value)) for key, value in pairs.items()
                                   if value not in (None, "", [])]
 
@@ -89,7 +90,10 @@ def warnings(runs: Runs, lines: Sequence[Line[Certified]]) -> list[str]:
 def _unlike_subsets(runs: Sequence[Certified]) -> list[str]:
     subsets: dict[str, set[str]] = {}
     for run in runs:
-        subset = f"{run.about.get('subset')} ({run.about.get('images')} images)"
+        shard = f", shard {run.about['shard']}" if run.about.get("shard") else ""
+        subset = f"{run.about.get('subset')}{shard} ({run.about.get('images')} images)"
+        if run.about.get("dataset") is None:
+            continue  # a published file that does not say
         subsets.setdefault(str(run.about.get("dataset")), set()).add(subset)
     return [f"{dataset}: certified on different subsets, {', '.join(sorted(s))}; compare them by the paired differences."
             for dataset, s in subsets.items() if len(s) > 1]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pandas as pd
 
 from robust_cli.reporting import attacked_tables, certified_tables, closest, distrust, figures, gallery, measurements, transfer
+from robust_cli.reporting.costs import costs_tables
 from robust_cli.reporting.estimates import estimate
 from robust_cli.reporting.leaking import label_leaking
 from robust_cli.reporting.lines import attacked_lines, certified_lines
@@ -24,18 +25,22 @@ def trained(folder: RunFolder) -> None:
 
 
 def certified(folder: RunFolder) -> None:
-    """Certified accuracy of a certify run: table on the screen, CSV and curve."""
+    """Certified accuracy of a certify run: tables on the screen and as CSV, and a curve, one a norm; what it cost."""
     run = read(folder)
     assert isinstance(run, Certified)
     lines = certified_lines([run], [])
-    largest = [certified_tables.largest_radius(line) for line in lines]
-    _show(folder, certified_tables.brief(run))
-    _show(folder, certified_tables.certificates_table(lines), on_screen=False)
+    for shown in certified_tables.brief(run):
+        _show(folder, shown)
+    stops_early = (run.about.get("sampling") or {}).get("name", "fixed") != "fixed"
+    for found in (certified_tables.certificates_table(lines), *costs_tables(lines)):
+        _show(folder, found, on_screen=found.name == "costs" and stops_early)
     for line in lines:
         summary = certified_tables.summary(line)
         say(f"  {line.part}: largest radius these votes could prove {radius(summary.largest_radius)}; false certificates among "
             f"{len(line.tables[0])} images: {summary.false_expected:.2g} expected, at most {summary.false_quantile} with 99.9 %")
-    _figure(folder, "certified_accuracy", figures.certified_figure(lines, largest))
+    for norm, of_norm in certified_tables.by_norm(lines).items():
+        largest = [certified_tables.largest_radius(line) for line in of_norm]
+        _figure(folder, certified_tables.named("certified_accuracy", norm), figures.certified_figure(of_norm, largest))
 
 
 def attacked(folder: RunFolder) -> None:

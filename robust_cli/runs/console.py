@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 _LINE_EVERY = 30.0  # seconds between two lines of progress off a terminal
 _log: TextIO | None = None
+_quiet = False
+
+
+def be_quiet() -> None:
+    """Say nothing from here on: one of several processes of a run speaks for all."""
+    global _quiet
+    _quiet = True
 
 
 @contextlib.contextmanager
@@ -38,6 +45,8 @@ def _write_log(text: str) -> None:
 
 def say(text: str) -> None:
     """One line to standard output and to the log. No control characters. A reader who has gone (`| head`) stops no run."""
+    if _quiet:
+        return
     try:
         print(text, flush=True)
     except OSError:
@@ -75,7 +84,7 @@ class Track:
         self._bar: Progress | None = None
 
     def __enter__(self) -> Track:
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and not _quiet:
             from rich import progress as bars
 
             self._bar = bars.Progress(

@@ -70,9 +70,27 @@ class RunFolder:
     def votes(self) -> Path:
         return self.path / "votes.csv"
 
+    def votes_of(self, rank: int) -> Path:
+        """What one of several processes has counted, until the first takes it into `votes`."""
+        return self.path / f"votes.{rank}.csv"
+
+    @property
+    def votes_of_ranks(self) -> list[Path]:
+        """Such files, where there are any."""
+        return sorted(self.path.glob("votes.[0-9]*.csv"))
+
+    @property
+    def plan(self) -> Path:
+        """All of the sampling plan that is fixed before the first draw."""
+        return self.path / "plan.json"
+
     @property
     def certificates(self) -> Path:
         return self.path / "certificates.csv"
+
+    def tsv(self, certificate: str) -> Path:
+        """A certificate's radii in the format of the field's scripts."""
+        return self.path / f"certificates_{certificate}.tsv"
 
     # attack
     @property
@@ -116,6 +134,14 @@ class RunFolder:
 
     def write_about(self, about: Mapping[str, Any]) -> None:
         write_json(self.about, about)
+
+    def read_record(self) -> dict[str, Any]:
+        """provenance.json. Raises UserError when it cannot be read."""
+        return self._read_json(self.provenance)
+
+    def read_plan(self) -> dict[str, Any]:
+        """Raises UserError when it cannot be read."""
+        return self._read_json(self.plan)
 
     def read_config(self) -> dict[str, Any]:
         """The run's config as plain data; nothing in it is resolved or built. Raises UserError when it cannot be read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from robust_cli.messages import UserError
@@ -57,12 +57,17 @@ class RowLog:
             writer.writerow(row)
         self._append(text.getvalue())
 
-    def read(self) -> list[dict[str, str]]:
-        """All whole rows, as text by column. Raises UserError for a row with more or fewer cells than columns."""
+    def cells(self) -> Iterator[list[str]]:
+        """All whole rows as text, one after the other. Raises UserError for a row with more or fewer cells than columns."""
         with self.path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))[1:]
-        for number, row in enumerate(rows, start=2):
-            if len(row) != len(self.columns):
-                raise UserError(f"{self.path}, line {number}: expected {len(self.columns)} cells, found {len(row)}; the file is "
-                                "damaged: start a new run")
-        return [dict(zip(self.columns, row, strict=True)) for row in rows]
+            rows = csv.reader(file)
+            next(rows, None)
+            for number, row in enumerate(rows, start=2):
+                if len(row) != len(self.columns):
+                    raise UserError(f"{self.path}, line {number}: expected {len(self.columns)} cells, found {len(row)}; the file "
+                                    "is damaged: start a new run")
+                yield row
+
+    def read(self) -> list[dict[str, str]]:
+        """All whole rows, as text by column. Raises UserError as `cells` does."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.cells()]

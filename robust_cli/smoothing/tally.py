@@ -1,58 +1,83 @@
-"""The votes of a run on the disk (votes.csv, a row per block), what is missing among them, and their sums."""
+"""The votes of a run on the disk: votes.csv, a row per block, appended as they are counted."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from robust_cli.messages import UserError
 from robust_cli.runs.rows import RowLog
-from robust_cli.smoothing.votes import Block
 
-_COLUMNS = ("index", "purpose", "block", "draws")
+COLUMNS = ("index", "purpose", "block", "draws")
+PURPOSES = ("selection", "estimation")
+Row = tuple[int, str, int, list[int]]  # image index, purpose, number of the block, votes by class
 
 
 class Tally:
-    """Appends each block's votes as they come; opened again, it knows what is there already."""
+    """Appends each block's votes as they come, and reads them back. It holds no votes itself."""
 
     def __init__(self, path: Path, classes: int) -> None:
-        """Raises UserError when the file is not the votes of ``classes`` classes or is damaged."""
+        """Raises UserError when the file is not the votes of ``classes`` classes."""
         self.path, self.classes = path, classes
-        self._log = RowLog(path, [*_COLUMNS, *(f"votes_{k}" for k in range(classes))])
-        self._votes: dict[Block, list[int]] = {}
-        for row in self._log.read():
-            self._take(row)
+        self._log = RowLog(path, [*COLUMNS, *(f"votes_{k}" for k in range(classes))])
 
-    def _take(self, row: dict[str, str]) -> None:
+    def add(self, index: int, purpose: str, block: int, counts: Sequence[int]) -> None:
+        """Append the votes of one block."""
+        self._log.append([[index, purpose, block, sum(counts), *counts]])
+
+    def rows(self) -> Iterator[Row]:
+        """What is there, row by row. Raises UserError for a row that is no block's votes."""
+        for cells in self._log.cells():
+            try:
+                index, block, draws, *counts = (int(cell) for cell in (cells[0], *cells[2:]))
+            except ValueError:
+                index, block, draws, counts = 0, -1, 0, []
+            if block < 0 or sum(counts) != draws or min(counts, default=-1) < 0 or cells[1] not in PURPOSES:
+                raise UserError(f"{self.path}: expected one row of votes a block that add up to its draws, found {cells}; the file "
+                                "is damaged: certify into a new folder")
+            yield index, cells[1], block, counts
+
+    def put_in_order(self, indices: Sequence[int], others: Sequence[Path] = ()) -> None:
+        """Rewrite the file, whole or not at all: images in the order of ``indices``, selection first, blocks as they follow.
+
+        So a run that was stopped or shared ends with the very file of one that was not. ``others`` are files of the same
+        columns whose rows are taken in. Holds 24 bytes a row in memory, no votes.
+        """
+        place = {int(index): position for position, index in enumerate(indices)}
+        paths = [self.path, *others]
+        keys = np.array([key for number, path in enumerate(paths) for key in _keys(path, number, place)], dtype=np.int64)
+        order = np.lexsort(keys.reshape(-1, 5).T[::-1])
+        part = self.path.with_name(self.path.name + ".part")
+        files = [path.open("rb") for path in paths]
         try:
-            block = Block(int(row["index"]), row["purpose"], int(row["block"]), int(row["draws"]))
-            counts = [int(row[f"votes_{k}"]) for k in range(self.classes)]
-        except (TypeError, ValueError):
-            counts, block = [], Block(0, "", 0, -1)
-        if sum(counts) != block.draws or min(counts, default=-1) < 0 or block in self._votes:
-            raise UserError(f"{self.path}: expected one row of votes a block that add up to its draws, found "
-                            f"{list(row.values())}; the file is damaged: certify into a new folder")
-        self._votes[block] = counts
+            with part.open("wb") as target:
+                target.write(files[0].readline())
+                for row in order:
+                    file = files[keys[row, 3]]
+                    file.seek(keys[row, 4])
+                    target.write(file.readline())
+        except OSError as error:
+            raise UserError(f"{part}: cannot write ({error.strerror}); the votes are kept in {self.path}: make room and go on with "
+                            "resume=<this folder>") from error
+        finally:
+            for file in files:
+                file.close()
+        os.replace(part, self.path)
+        for path in others:
+            path.unlink()
 
-    def missing(self, wanted: Iterable[Block]) -> list[Block]:
-        """Those blocks that have no votes yet, in their order."""
-        return [block for block in wanted if block not in self._votes]
 
-    def add(self, counted: Iterable[tuple[Block, torch.Tensor]]) -> None:
-        """Append the votes of some blocks, int64 [classes] each."""
-        rows = [(block, counts.tolist()) for block, counts in counted]
-        self._log.append([[b.index, b.purpose, b.block, b.draws, *counts] for b, counts in rows])
-        self._votes.update(rows)
-
-    def counts(self, indices: Sequence[int], purpose: str) -> NDArray[np.int64]:
-        """Votes of one purpose summed over each image's blocks, int64 [N, classes], in the order of ``indices``."""
-        sums: dict[int, NDArray[np.int64]] = defaultdict(lambda: np.zeros(self.classes, dtype=np.int64))
-        for block, counts in self._votes.items():
-            if block.purpose == purpose:
-                sums[block.index] += np.asarray(counts, dtype=np.int64)
-        return np.stack([sums[int(i)] for i in indices]) if len(indices) else np.zeros((0, self.classes), dtype=np.int64)
+def _keys(path: Path, number: int, place: dict[int, int]) -> Iterator[tuple[int, int, int, int, int]]:
+    """(position of the image, purpose, block, number of the file, where the row begins) of each row."""
+    with path.open("rb") as file:
+        at = len(file.readline())
+        for line in file:
+            index, purpose, block, _ = line.split(b",", 3)
+            if int(index) not in place:
+                raise UserError(f"{path}: expected votes of the run's images, found votes of image {int(index)}, which this run has "
+                                "not; certify into a new folder")
+            yield place[int(index)], PURPOSES.index(purpose.decode()), int(block), number, at
+            at += len(line)

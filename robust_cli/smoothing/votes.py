@@ -1,12 +1,12 @@
-"""Noisy votes: how often a classifier answers each class on an image plus Gaussian noise.
+"""Noisy votes: how often a classifier answers each class on an image plus noise.
 
-The draws of an image come in blocks keyed by (seed, purpose, image index, block), and every forward pass has one fixed
-shape: a block of one image is cut into pieces of `EVALUATION_ROWS` rows, and what the last one holds too much is not counted.
-What a draw's row holds and where it stands never changes, so votes are the same bit for bit whatever the images beside it,
-their order, the number of workers, or a restart. On a CPU each worker is one thread that computes alone: small networks gain
-little from several threads in one operation.
+The draws of an image come in chunks of `CHUNK` keyed by (seed, purpose, image index, chunk), and every forward pass has one
+fixed shape: `EVALUATION_ROWS` rows, in lanes of a chunk each (continuous batching: chunks of many images fill a batch, images
+that are done leave and others enter). What a draw's row holds and where it stands never changes, so votes are the same bit
+for bit whatever the images beside it, their order, the number of workers, or a restart. On a CPU each worker is one thread
+that computes alone: small networks gain little from several threads in one operation.
 
-Legend (SO, STN): N(0, sigma^2 I) -> noise_std; c_i (votes) -> counts; n -> draws.
+Legend (SO, STN): N(0, sigma^2 I) -> noise; c_i (votes) -> counts; n -> draws.
 """
 
 from __future__ import annotations
@@ -14,98 +14,108 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import torch
 from torch import nn
 
 from robust_cli.messages import UserError
-from robust_cli.smoothing.noise import keyed_generator
+from robust_cli.models.classifier import memory_format
+from robust_cli.smoothing.batching import Block, Lanes, Seat, Task
+from robust_cli.smoothing.noises import Noise
+from robust_cli.smoothing.plans.plan import CHUNK
 
-BLOCK = 1024  # draws of one stream
 EVALUATION_ROWS = {"cpu": 128, "cuda": 1024}  # rows of a forward pass: part of what a vote is, so never a setting
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some draws of one image: their key, and how many."""
-
-    index: int
-    purpose: str
-    block: int
-    draws: int
-
-
-def blocks(index: int, purpose: str, draws: int) -> list[Block]:
-    """The blocks that make up ``draws`` draws of an image."""
-    return [Block(index, purpose, k, min(BLOCK, draws - k * BLOCK)) for k in range((draws + BLOCK - 1) // BLOCK)]
+Work = tuple[torch.Tensor, Block]  # an image, float32 [C, H, W], and draws of it
+Answer = Callable[[Block, list[int]], Work | None]  # a block's votes by class -> what this image wants next
 
 
 class NoisyVotes:
-    """Counts the answers of one fixed classifier under Gaussian noise. The model must stay in evaluation mode meanwhile."""
+    """Counts the answers of one fixed classifier under noise. The model must stay in evaluation mode meanwhile."""
 
-    def __init__(self, model: nn.Module, classes: int, noise_std: float, seed: int, device: torch.device | str,
+    def __init__(self, model: nn.Module, classes: int, noise: Noise, seed: int, device: torch.device | str,
                  precision: str = "fp32", workers: int | None = None) -> None:
-        """noise_std in pixel units; precision 'fp32' or 'bf16' (autocast): the votes are of the model in that precision;
-        workers: threads that count at once (default: one a core on a CPU, one on a GPU); votes do not depend on it."""
+        """precision 'fp32' or 'bf16' (autocast): the votes are of the model in that precision; workers: threads that count at
+        once (default: one a core on a CPU, two on a GPU, so that one prepares while the other computes); votes do not depend on it."""
         self.device, self.precision = torch.device(device), precision
-        self.model = model.to(memory_format=torch.channels_last)
-        self.classes, self.noise_std, self.seed = classes, noise_std, seed
+        self._format = memory_format(model, self.device)
+        self.model = model.to(memory_format=self._format)
+        self.classes, self.noise, self.seed = classes, noise, seed
         self.rows = EVALUATION_ROWS[self.device.type]
-        self.workers = workers or ((os.cpu_count() or 1) if self.device.type == "cpu" else 1)
+        self.workers = workers or ((os.cpu_count() or 1) if self.device.type == "cpu" else 2)
+        self.evaluations = 0  # rows that went through the model, padding and idle lanes included
         self._thread = threading.local()
 
-    @torch.inference_mode()
-    def count(self, image: torch.Tensor, block: Block) -> torch.Tensor:
-        """Votes of one block: int64 [classes] on the CPU, summing to ``block.draws``. ``image``: float32 [C, H, W].
+    def serve(self, work: Iterable[Work], answer: Answer) -> None:
+        """Count all of ``work`` and what ``answer`` asks for after each block, in batches made of all images under way.
 
-        Raises UserError where the model answers nan: its argmax would be a class, but is nobody's vote.
+        ``work`` is taken from only as fast as batches have room; ``answer`` is called in the calling thread, block by block of
+        an image, images in no fixed order. Raises UserError where the model answers nan: its argmax would be a class, but is
+        nobody's vote.
         """
         assert not any(part.training for part in self.model.modules()), "votes are of a model in evaluation mode"
-        generator = keyed_generator(self.device, self.seed, block.purpose, block.index, block.block)
-        counts = torch.zeros(self.classes, dtype=torch.int64, device=self.device)
-        broken = torch.zeros((), dtype=torch.bool, device=self.device)
-        for start in range(0, block.draws, self.rows):
-            logits = self._logits(image, generator)[: block.draws - start]
-            counts += torch.bincount(logits.argmax(1), minlength=self.classes)
-            broken |= logits.isnan().any()
-        if broken:  # looked at once a block: a look waits for the device
-            raise UserError(f"votes: expected numbers from the model, found nan on image {block.index} under noise of "
-                            f"{self.noise_std:g} ({block.purpose}); its weights are broken or overflow in {self.precision}: "
-                            "set precision=fp32, or train again")
-        return counts.cpu()
-
-    def _logits(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        noise, noisy = self._buffers(image)
-        noise.normal_(generator=generator)
-        torch.add(image, noise, alpha=self.noise_std, out=noisy)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.model(noisy)
-
-    def _buffers(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Room for the noise and the noisy images, one pair a thread."""
-        shape = (self.rows, *image.shape)
-        if getattr(self._thread, "shape", None) != shape:
-            self._thread.shape, self._thread.noise = shape, torch.empty(shape, device=self.device)
-            self._thread.noisy = torch.empty(shape, device=self.device).to(memory_format=torch.channels_last)
-        return self._thread.noise, self._thread.noisy
-
-    def run(self, work: Iterable[tuple[torch.Tensor, Block]]) -> Iterator[tuple[Block, torch.Tensor]]:
-        """Votes of many (image, block), in the order asked for."""
-        waiting: deque[tuple[Block, Future[torch.Tensor]]] = deque()
+        lanes, fresh, running = Lanes(self.rows // CHUNK), iter(work), set[Future[list[tuple[Task, list[int]]]]]()
         with ThreadPoolExecutor(self.workers, initializer=self._begin) as pool:
             try:
-                for image, block in work:
-                    waiting.append((block, pool.submit(self.count, image, block)))
-                    if len(waiting) > 4 * self.workers:
-                        yield _first(waiting)
-                while waiting:
-                    yield _first(waiting)
+                while True:
+                    self._fill(lanes, fresh)
+                    while not lanes.empty and len(running) < (2 if lanes.depth else 1) * self.workers:
+                        running.add(pool.submit(self._count, lanes.batch()))
+                    if not running:
+                        return
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        self._hand_on(future.result(), answer, lanes)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _fill(self, lanes: Lanes, fresh: Iterator[Work]) -> None:
+        """Begin images until enough full batches wait for all workers."""
+        while lanes.depth < 2 * self.workers and (following := next(fresh, None)) is not None:
+            lanes.add(self._task(*following))
+
+    def _task(self, image: torch.Tensor, block: Block) -> Task:
+        return Task(image, block, [0] * self.classes)
+
+    def _hand_on(self, counted: list[tuple[Task, list[int]]], answer: Answer, lanes: Lanes) -> None:
+        self.evaluations += self.rows
+        for task, counts in counted:
+            *votes, broken = counts
+            if broken:
+                raise UserError(f"votes: expected numbers from the model, found nan on image {task.block.index} under noise of "
+                                f"{self.noise.noise_std:g} ({task.block.purpose}); its weights are broken or overflow in "
+                                f"{self.precision}: set precision=fp32, or train again")
+            if task.add(votes):
+                following = answer(task.block, task.counts)
+                if following is not None:
+                    lanes.add(self._task(*following))
+
+    @torch.inference_mode()
+    def _count(self, batch: list[Seat | None]) -> list[tuple[Task, list[int]]]:
+        """The votes of a batch by chunk, with the number of answers that are not numbers as a last class."""
+        seats = [(lane, *seat) for lane, seat in enumerate(batch) if seat is not None]
+        noisy = self._buffer(seats[0][1].image.shape)
+        counted = torch.zeros(len(batch), CHUNK, dtype=torch.int64)
+        for lane, task, chunk in seats:
+            block = task.block
+            self.noise.write(noisy[lane * CHUNK : (lane + 1) * CHUNK], task.image, self.seed, block.purpose, block.index, chunk)
+            counted[lane, : block.counted(chunk)] = 1
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits = self.model(noisy)
+        answers = torch.where(logits.isnan().any(1), self.classes, logits.argmax(1)).view(len(batch), CHUNK)
+        votes = torch.zeros(len(batch), self.classes + 1, dtype=torch.int64, device=self.device)
+        table = votes.scatter_add_(1, answers, counted.to(self.device, non_blocking=True)).tolist()
+        return [(task, table[lane]) for lane, task, _ in seats]
+
+    def _buffer(self, shape: torch.Size) -> torch.Tensor:
+        """Room for a batch, one a thread. Lanes that stand idle hold what was there before, which nobody counts."""
+        whole = (self.rows, *shape)
+        if getattr(self._thread, "shape", None) != whole:
+            self._thread.shape = whole
+            self._thread.noisy = torch.zeros(whole, device=self.device).to(memory_format=self._format)
+        buffer: torch.Tensor = self._thread.noisy
+        return buffer
 
     def _begin(self) -> None:
         if self.device.type == "cpu":
@@ -113,21 +123,22 @@ class NoisyVotes:
 
     def decide(self, images: torch.Tensor, indices: Sequence[int], purpose: str, votes: int) -> torch.Tensor:
         """Fresh votes on (adversarial) images, int64 [n, classes]. ``purpose`` names what they decide, and keys them."""
-        rows = [(row, block) for row, index in enumerate(indices) for block in blocks(int(index), purpose, votes)]
         found = torch.zeros(len(images), self.classes, dtype=torch.int64)
-        for (row, _), (_, counts) in zip(rows, self.run((images[row], block) for row, block in rows), strict=True):
-            found[row] += counts
+        rows = {int(index): row for row, index in enumerate(indices)}
+
+        def keep(block: Block, counts: list[int]) -> None:
+            found[rows[block.index]] = torch.tensor(counts)
+
+        self.serve(((images[row], Block(index, purpose, 0, 0, votes)) for index, row in rows.items()), keep)
         return found
 
     def draws_per_second(self, image: torch.Tensor) -> float:
         """Speed on this machine, measured on draws that count for nothing."""
-        work = [(image, Block(0, "estimate", k, BLOCK)) for k in range(2 * self.workers)]
-        self.count(image, Block(0, "estimate", 2 * self.workers, self.rows))
-        start = time.perf_counter()
-        drawn = sum(block.draws for block, _ in self.run(work))
+        def work(first: int, rounds: int) -> Iterator[Work]:
+            return ((image, Block(k, "estimate", 0, 0, self.rows)) for k in range(first, first + rounds * self.workers))
+
+        self.serve(work(0, 1), lambda block, counts: None)
+        before, start = self.evaluations, time.perf_counter()
+        self.serve(work(1000, 8), lambda block, counts: None)
+        drawn, self.evaluations = self.evaluations - before, 0
         return drawn / (time.perf_counter() - start)
-
-
-def _first(waiting: deque[tuple[Block, Future[torch.Tensor]]]) -> tuple[Block, torch.Tensor]:
-    block, future = waiting.popleft()
-    return block, future.result()

@@ -3,11 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 from toy_victims import PIXELS, SHAPE, Halfspace, Polynomial, Raw, curved, draws, grey, random_images, symmetric, uneven_weights
 
 from robust_cli.attacks.classifiers import BaseClassifier, SmoothedClassifier, strongest
 from robust_cli.attacks.losses import cross_entropy, margin
+from robust_cli.attacks.second_order import SecondOrder
 from robust_cli.messages import Wrong
 
 
@@ -158,3 +160,89 @@ def test_a_model_that_ignores_its_input_has_zero_gradient() -> None:
 def test_wrong_settings_are_named(settings: dict[str, object], name: str) -> None:
     with pytest.raises(Wrong, match=name):
         SmoothedClassifier(Raw(), **settings)
+
+
+def test_gaussian_noise_is_the_default_and_its_numbers_are_the_images_own() -> None:
+    """Bit for bit the mean over x + noise_std z, z from the image's stream."""
+    images, classifier = random_images(3), SmoothedClassifier(Raw(), 0.3, draws=4)
+    assert classifier.noise.name == "gaussian"
+    z = draws(3).normal(4, *SHAPE)
+    seen = (images[:, None] + z * 0.3).requires_grad_()
+    expected = cubes(seen.flatten(0, 1).flatten(1), zeros(12)).view(3, 4).mean(1)
+    gradient, loss, *_ = classifier.gradient(images, zeros(3), cubes, draws(3))
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), seen)[0].sum(1))
+
+
+@pytest.mark.parametrize(("kind", "fourth"), [("gaussian", 3.0), ("integer_grid", 3.0), ("laplace", 6.0), ("uniform", 1.8)])
+def test_gradients_and_losses_are_of_the_kind_of_noise(kind: str, fourth: float) -> None:
+    """L = sum x^4 has the mean gradient 4 x^3 + 12 s^2 x and the mean loss x^4 + 6 s^2 x^2 + fourth s^4, where kinds differ."""
+    def powers(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return (logits**4).sum(1)
+
+    noise, n, count = 0.3, 4000, 40
+    images = (random_images(count) * 255).round() / 255
+    classifier = SmoothedClassifier(Raw(), noise, draws=n, noise=kind)
+    gradient, loss, *_ = classifier.gradient(images, zeros(count), powers, draws(count))
+    expected = (images**4 + 6 * noise**2 * images**2 + fourth * noise**4).flatten(1).sum(1)
+    spread = (loss - expected).std() / count**0.5
+    assert abs(float((loss - expected).mean())) < 5 * float(spread)
+    assert 5 * float(spread) < 0.5 * noise**4 * PIXELS * 1.2  # far less than what tells the kinds apart
+    slope = 4 * images**3 + 12 * noise**2 * images
+    assert abs(float((gradient - slope).mean())) < 5 * float((gradient - slope).std()) / gradient.numel() ** 0.5
+    assert float((gradient - slope).abs().max()) < 0.6
+    again = classifier.losses(images[None], zeros(count), powers, draws(count))
+    torch.testing.assert_close(again[0], loss, rtol=1e-5, atol=0)
+
+
+def test_a_network_on_the_integer_grid_sees_the_grid_alone() -> None:
+    class Watching(Raw):
+        seen: list[torch.Tensor]
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.seen.append(images.detach())
+            return super().forward(images)
+
+    model = Watching()
+    model.seen = []
+    classifier, images = SmoothedClassifier(model, 0.3, draws=3, votes=6, noise="integer_grid"), random_images(4)
+    classifier.gradient(images, zeros(4), cubes, draws(4))
+    classifier.losses(images[None], zeros(4), cubes, draws(4))
+    classifier.lead(images, zeros(4), draws(4))
+    for seen in model.seen:
+        whole = (seen.double() * 255).round()
+        assert torch.equal((whole.float() / 255), seen)
+    assert len(model.seen) == 4
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "integer_grid", "laplace", "uniform"])
+def test_votes_and_views_are_of_the_kind_of_noise(kind: str) -> None:
+    """One pixel at 0.3 under a threshold at 0: the share of votes against it is the kind's tail."""
+    ideal = {"gaussian": stats.norm, "integer_grid": stats.norm, "laplace": stats.laplace(scale=1 / 2**0.5),
+             "uniform": stats.uniform(-(3**0.5), 2 * 3**0.5)}[kind]
+    model, noise, votes = Halfspace(torch.tensor([1.0])), 0.25, 40_000
+    image = torch.full((1, 1, 1, 1), 0.3)
+    classifier = SmoothedClassifier(model, noise, draws=1000, objective="both", votes=votes, noise=kind)
+    for view in [classifier, *classifier.views()]:
+        assert (view.noise.name, view.noise_std) == (kind, noise)  # type: ignore[attr-defined]
+        against = ideal.cdf(-0.3 / noise)
+        lead = float(view.lead(image, torch.ones(1).long(), draws(1)))
+        rounding = 0.3 / 255 / noise if kind == "integer_grid" else 0.0
+        assert lead == pytest.approx(2 * against - 1, abs=10 * (against * (1 - against) / votes) ** 0.5 + rounding)
+
+
+def test_a_kind_that_there_is_not_is_named() -> None:
+    with pytest.raises(Wrong, match="noise"):
+        SmoothedClassifier(Raw(), 0.3, noise="pepper")
+
+
+def test_noise_of_an_attack_adds_to_gaussian_kinds_only() -> None:
+    attack = SecondOrder(form="averaged", noise_std=0.2, add_noise=True, steps=2, budget=0.1)
+    images, labels = random_images(2), zeros(2)
+    for kind in ("gaussian", "integer_grid"):
+        both = attack(SmoothedClassifier(curved(), 0.35, noise=kind), images, labels, draws(2))
+        wider = SmoothedClassifier(curved(), (0.35**2 + 0.2**2) ** 0.5, noise=kind)
+        assert torch.equal(both, SecondOrder(form="averaged", steps=2, budget=0.1)(wider, images, labels, draws(2)))
+    for kind in ("laplace", "uniform"):
+        with pytest.raises(Wrong, match="add_noise"):
+            attack(SmoothedClassifier(curved(), 0.35, noise=kind), images, labels, draws(2))

@@ -7,7 +7,8 @@ import pytest
 
 from robust_cli.certificates import confidence, neyman_pearson, pixeldp, renyi
 from robust_cli.messages import Wrong
-from robust_cli.smoothing.sampling import FixedSampling, Votes
+from robust_cli.smoothing.plans.fixed import Fixed
+from robust_cli.smoothing.plans.plan import Votes
 
 # p1, p2, Renyi radius, best order, Neyman-Pearson radius, PixelDP radius, its epsilon, its delta
 PROBABILITIES = np.array([
@@ -95,7 +96,7 @@ def test_radii_from_counts(samples: int, first: int, second: int, parts: int, p1
         counts[0, 2:] = np.diff(np.linspace(0, samples - first - second, parts - 1).astype(np.int64))
     else:
         counts = np.array([[first, second, samples - first - second]])[:, : 3 if first + second < samples else 2]
-    bounds = FixedSampling(samples, 0).bounds(Votes(counts), 0.05, "runner_up",
+    bounds = Fixed(samples, 0).bounds(Votes(counts), 0.05, "runner_up",
                                               multiplicity="pair" if parts == 2 else "classes")
     assert renyi.radius(bounds.p1_lower, bounds.p2_upper, 1.0)[0] == pytest.approx(by_renyi, abs=1e-6)
     assert neyman_pearson.radius(bounds.p1_lower, bounds.p2_upper, 1.0)[0] == pytest.approx(by_neyman_pearson, abs=1e-6)
@@ -107,7 +108,7 @@ def test_radii_from_counts(samples: int, first: int, second: int, parts: int, p1
     (10**5, 2, 3.36415), (10**5, 10, 3.28439)])
 def test_largest_radii(samples: int, parts: int, largest: float) -> None:
     certificate = renyi.Renyi(multiplicity="pair" if parts == 2 else "classes")
-    plan = FixedSampling(samples, 0)
+    plan = Fixed(samples, 0)
     assert plan.largest_radius(certificate, 0.05, 1.0, 10) == pytest.approx(largest, abs=6e-6)
     assert plan.largest_radius(certificate, 0.05, 0.7, 10) == pytest.approx(0.7 * largest, abs=6e-6)
 
@@ -115,7 +116,7 @@ def test_largest_radii(samples: int, parts: int, largest: float) -> None:
 def test_the_mnist_radius_of_the_papers_needs_more_votes() -> None:
     """At noise 0.7 the radius 1.58 takes 1160 unanimous votes (K = 2) or 1666 (K = 10), not 100."""
     for certificate, needed in ((renyi.Renyi(), 1160), (renyi.Renyi(multiplicity="classes"), 1666)):
-        radii = [FixedSampling(n, 0).largest_radius(certificate, 0.05, 0.7, 10) for n in (100, needed - 1, needed)]
+        radii = [Fixed(n, 0).largest_radius(certificate, 0.05, 0.7, 10) for n in (100, needed - 1, needed)]
         assert radii[0] < 1.03
         assert radii[1] < 1.58 <= radii[2]
 
@@ -137,7 +138,7 @@ def test_the_papers_own_intervals(counts: tuple[int, int], failure_probability: 
     """Sison-Glaz under the raw Renyi formula; 0.95 is the significance that the authors' code passed by mistake."""
     certificate = renyi.Renyi(interval="sison_glaz")
     votes = Votes(np.array([[*counts, 0, 0, 0, 0, 0, 0, 0, 0]]))
-    bounds = FixedSampling(100, 0).bounds(votes, failure_probability, "runner_up", "sison_glaz")
+    bounds = Fixed(100, 0).bounds(votes, failure_probability, "runner_up", "sison_glaz")
     assert bounds.p1_lower[0] == pytest.approx(p1, abs=1e-12)
     assert bounds.p2_upper[0] == pytest.approx(p2, abs=5e-5)
     assert certificate(bounds.p1_lower, bounds.p2_upper, 1.0)[0] == pytest.approx(by_renyi, abs=1e-4)
@@ -146,7 +147,7 @@ def test_the_papers_own_intervals(counts: tuple[int, int], failure_probability: 
 
 def test_the_papers_own_intervals_abstain_where_the_bounds_cross() -> None:
     """At (0.43, 0.5873) the formula without its guard gives 0.157, and proves nothing."""
-    bounds = FixedSampling(100, 0).bounds(Votes(np.array([[52, 48]])), 0.05, "runner_up", "sison_glaz")
+    bounds = Fixed(100, 0).bounds(Votes(np.array([[52, 48]])), 0.05, "runner_up", "sison_glaz")
     assert (bounds.p1_lower[0], bounds.p2_upper[0]) == (pytest.approx(0.43), pytest.approx(0.5873, abs=5e-5))
     assert bounds.predicted[0] == -1
     assert renyi.Renyi(interval="sison_glaz")(bounds.p1_lower, bounds.p2_upper, 1.0)[0] == 0.0

@@ -10,6 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from robust_cli.certificates import neyman_pearson, pixeldp, renyi
+from robust_cli.smoothing.plans.fixed import Fixed
+from robust_cli.smoothing.plans.plan import Votes
 
 CERTIFICATES = [renyi, pixeldp, neyman_pearson]
 UNIT = st.floats(1e-9, 1.0 - 1e-9)
@@ -106,3 +108,62 @@ def test_any_bounds_give_finite_radii_in_order(p1: float, p2: float) -> None:
     assert 0.0 <= by_renyi <= tight < 10.0
     assert 0.0 <= by_pixeldp <= tight
     assert (tight > 0.0) == (by_renyi > 0.0) == (p1 > min(p2, 1 - p1))
+
+
+def bounds_of_top_two(first: np.ndarray, second: np.ndarray, samples: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """The single-sample bounds from the two largest counts of many classes."""
+    rest = samples - first - second
+    counts = np.stack([first, second, *(np.clip(rest - k * second, 0, second) for k in range(8))], axis=1)
+    assert (counts.sum(axis=1) == samples).all()
+    found = Fixed(samples, 0).bounds(Votes(counts), alpha, "runner_up")
+    assert (found.predicted[found.predicted >= 0] == 0).all()
+    return found.p1_lower, found.p2_upper
+
+
+def vote_vectors(samples: int, count: int, seed: int) -> np.ndarray:
+    """Top two counts [N, 2], each pair once, of ``count`` random votes of 2 to 10 classes: even, skewed, nearly sure."""
+    rng = np.random.default_rng(seed)
+    tops = []
+    for classes in (2, 3, 5, 10):
+        for skew in (0.1, 0.3, 1.0, 10.0):
+            p = rng.dirichlet(np.full(classes, skew), size=count // 16)
+            tops.append(np.sort(rng.multinomial(samples, p), axis=1)[:, :-3:-1])
+    return np.unique(np.concatenate(tops), axis=0)
+
+
+@pytest.mark.parametrize(("samples", "alpha"), [(1000, 0.001), (300, 0.05)])
+def test_the_order_of_the_certificates_on_a_million_vote_vectors(samples: int, alpha: float) -> None:
+    first, second = vote_vectors(samples, 10**6, samples).T
+    assert len(first) > 10_000
+    p1, p2 = bounds_of_top_two(first, second, samples, alpha)
+    by_renyi, by_pixeldp, tight = (c.radius(p1, p2, 1.0) for c in CERTIFICATES)
+    some = tight > 0
+    assert (by_renyi[some] < tight[some]).all()
+    assert (by_renyi[~some] == 0).all()
+    assert (by_pixeldp[~some] == 0).all()
+    papers = some & (p1 + p2 >= 0.2)
+    assert papers.sum() > 5000
+    assert (by_pixeldp[papers] < by_renyi[papers]).all()
+    assert np.isfinite(tight).all()
+
+
+@pytest.mark.parametrize("certificate", CERTIFICATES)
+def test_a_vote_for_the_class_never_lowers_its_radius(certificate: ModuleType) -> None:
+    """All top two counts of 100 draws of ten classes, and the same with a vote that went from the runner-up to the class."""
+    first, second = np.array([(a, b) for a in range(100) for b in range(1, min(a, 100 - a) + 1)
+                              if 100 - a - b <= 8 * (b - 1)]).T
+    before, after = (certificate.radius(*bounds_of_top_two(first + k, second - k, 100, 0.05), 1.0) for k in (0, 1))
+    assert (after >= before).all()
+    assert (after[before > 0] > before[before > 0]).all()
+
+
+@given(UNIT, UNIT, UNIT, st.floats(0.01, 10.0))
+def test_better_bounds_and_more_noise_certify_more(p1: float, p2: float, closer: float, noise_std: float) -> None:
+    """p1 moved towards 1, p2 towards 0; two_class is runner_up with p2 = 1 - p1; twice the noise, twice the radius."""
+    for certificate in CERTIFICATES:
+        radius = float(certificate.radius(p1, p2, noise_std))
+        slack = 1e-11 * radius + 1e-13 * noise_std
+        assert certificate.radius(p1 + closer * (1 - 1e-9 - p1), p2, noise_std) >= radius - slack
+        assert certificate.radius(p1, p2 * closer, noise_std) >= radius - slack
+        assert certificate.radius(p1, max(p2, 1 - p1), noise_std) == certificate.radius(p1, 1 - p1, noise_std)
+        assert certificate.radius(p1, p2, 2 * noise_std) == pytest.approx(2 * radius, rel=1e-14)

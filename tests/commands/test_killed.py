@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,10 +18,12 @@ WAIT = 120  # seconds until something must have happened, generous for a busy ma
 TRAIN = ("train", "training.epochs=30", "subset=first:800", "dataset.validation=0.1", "training.batch_size=32")
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, *words: str, limit: int = -1) -> subprocess.Popen[bytes]:
+    """A command in a process of its own, whose files may have ``limit`` bytes."""
     place = [f"hydra.run.dir={folder}"] if not any(w.startswith("resume=") for w in words) else []
     return subprocess.Popen([sys.executable, "-m", "robust_cli.cli", *words, *place], cwd=folder.parent,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
 
 
 def finish(folder: Path, *words: str) -> None:
@@ -64,8 +67,13 @@ def test_training_goes_on_to_the_same_weights(whole: RunFolder, tmp_path: Path) 
     assert without_seconds(cut.metrics) == without_seconds(whole.metrics)
 
 
-def test_certifying_goes_on_to_the_same_votes(whole: RunFolder, tmp_path: Path) -> None:
-    words = ("certify", f"run={whole}", "noise_std=0.5", "samples=300", "selection_samples=20", "subset=first:12")
+PLANS = [("sampling=fixed", "samples=300", "selection_samples=20"), ("sampling=sequential", "samples=3000"),
+         ("sampling=anytime", "samples=3000")]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan[0])
+def test_certifying_goes_on_to_the_same_votes(whole: RunFolder, tmp_path: Path, plan: tuple[str, ...]) -> None:
+    words = ("certify", f"run={whole}", "noise_std=0.5", "subset=first:12", "certificate=[neyman_pearson]", *plan)
     reference, cut = RunFolder(tmp_path / "reference"), RunFolder(tmp_path / "cut")
     finish(reference.path, *words)
     killed_when(start(cut.path, *words), cut.votes, 8)
@@ -73,3 +81,19 @@ def test_certifying_goes_on_to_the_same_votes(whole: RunFolder, tmp_path: Path) 
     finish(cut.path, "certify", f"resume={cut}")
     assert cut.votes.read_bytes() == reference.votes.read_bytes()
     assert cut.certificates.read_bytes() == reference.certificates.read_bytes()
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(whole: RunFolder, tmp_path: Path) -> None:
+    """Here the system allows files of 8 KiB."""
+    words = ("certify", f"run={whole}", "noise_std=0.5", "subset=first:12", "certificate=[neyman_pearson]", "samples=2000")
+    reference, full = RunFolder(tmp_path / "reference"), RunFolder(tmp_path / "full")
+    finish(reference.path, *words)
+    process = start(full.path, *words, limit=8192)
+    _, errors = process.communicate(timeout=WAIT)
+    assert process.returncode == 2
+    assert errors.decode().count("\n") == 1, errors.decode()
+    assert "what was written before is kept" in errors.decode()
+    assert full.votes.read_bytes().count(b"\n") > 8
+    finish(full.path, "certify", f"resume={full}")
+    assert full.votes.read_bytes() == reference.votes.read_bytes()
+    assert full.certificates.read_bytes() == reference.certificates.read_bytes()

@@ -57,7 +57,7 @@ MISTAKES = [
     ("attack budgets.l2=[] run={run}", "budgets.l2: expected a list of numbers > 0, got []"),
     ("attack attack=[] run={run}", "attack: expected at least one, attack=[...]"),
     ("attack gradient_noise=0.2 run={run}", "gradient_noise: expected keys with values, got a number"),
-    ("attack experiment=quickstart run={run}", "dataset: comes from the run and cannot be chosen here"),
+    ("attack experiment=quickstart run={run}", "regime: comes from the run and cannot be chosen here"),
     ("attack classifier=base noise_std=0.5 run={run}", "noise_std: a base classifier has no noise"),
     # run folders
     ("certify", "run: expected the folder of a training run"),

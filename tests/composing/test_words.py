@@ -40,7 +40,7 @@ def test_existing_paths_are_quoted(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     assert arranged(["run=a=b,c (1)", "run=it's"]) == ["run='a=b,c (1)'", "run='it\\'s'"]
     assert arranged(["run=20261120", "dataset=digits", "model.weights=plain"]) == ["run='20261120'", "dataset=digits",
-                                                                                    "model.weights=plain"]
+                                                                                    "model.weights='plain'"]
     assert arranged(["run=~/plain"]) == [f"run='{tmp_path}/plain'"]
     assert arranged(["run=nowhere=x"]) == ["run=nowhere=x"]
 

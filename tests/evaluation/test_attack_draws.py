@@ -17,6 +17,7 @@ from robust_cli.datasets.images import Images
 from robust_cli.evaluation import outcomes
 from robust_cli.runs.folder import RunFolder
 from robust_cli.smoothing.noise import ImageDraws
+from robust_cli.smoothing.noises import make_noise
 from robust_cli.smoothing.votes import NoisyVotes
 
 
@@ -24,7 +25,7 @@ def attacked(folder: Path, seed: int, decided_by: list[str] | None = None) -> di
     """Final images of two attacks at two budgets on a smoothed classifier, by file name."""
     model, asked = curved().eval(), [] if decided_by is None else decided_by
     images = Images(random_images(6), torch.arange(6) % 3, 10 * torch.arange(6) + 3, ("a", "b", "c"))
-    counter = NoisyVotes(model, 3, 0.1, seed, "cpu", workers=1)
+    counter = NoisyVotes(model, 3, make_noise("gaussian", 0.1), seed, "cpu", workers=1)
 
     def decide(images: torch.Tensor, indices: Sequence[int], purpose: str) -> torch.Tensor:
         asked.append(purpose)

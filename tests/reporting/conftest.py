@@ -102,9 +102,12 @@ class Builder:
         majority: dict[int, int] | None = None,
         largest: float = 1.5797,
         state: str = "complete",
+        later: dict[str, Any] | None = None,
+        plan: dict[str, Any] | None = None,
         **about: Any,
     ) -> RunFolder:
-        """rows: by certificate, (index, label, predicted, radius) each."""
+        """rows: by certificate, (index, label, predicted, radius) each; later: columns that older runs lack (norm, prediction,
+        draws, stopped), a value for all rows or one by index; plan: what plan.json holds."""
         facts = {
             **_of_model(),
             "noise_std": 0.5,
@@ -139,15 +142,19 @@ class Builder:
                 0.9,
                 0.1,
                 repr(float(r)),
+                *(v.get(i, v.get(c)) if isinstance(v, dict) else v for v in (later or {}).values()),
             ]
             for c, group in rows.items()
             for i, label, p, r in group
         ]
         _write(
             folder.certificates,
-            ["certificate", "bounds", "index", "label", "predicted", "majority", "p1_lower", "p2_upper", "radius"],
+            ["certificate", "bounds", "index", "label", "predicted", "majority", "p1_lower", "p2_upper", "radius",
+             *(later or {})],
             written,
         )
+        if plan is not None:
+            (folder.path / "plan.json").write_text(json.dumps(plan))
         return folder
 
     def attack(

@@ -124,6 +124,27 @@ def test_a_certificate_promises_nothing_at_the_radius_itself(build, radius, insi
     assert (found.compared, len(found.broken), found.beyond) == (inside, inside, 1 - inside)
 
 
+@pytest.mark.parametrize(("norm", "distance"), [("l2", 0.5), ("linf", 0.25), ("l1", 1.0)])
+def test_the_distance_is_in_the_norm_of_the_certificate_whatever_norm_the_attack_had_in_mind(build, norm, distance):
+    originals = np.zeros((1, 1, 2, 2), np.float32)  # four pixels move by 1/4
+    outcomes = [{"attack": "p", "budget": 0.3, "norm": "linf", "index": 7, "label": 0, "robust": 0, "votes": [100, 800, 100]}]
+    attack = build.attack("a", outcomes, originals=originals, adversarial={("p", 0.3): originals + np.float32(0.25)})
+    for k, (radius, inside) in enumerate(((distance, 0), (np.nextafter(distance, 2), 1))):
+        certify = build.certify(f"c{k}", {"renyi": [(7, 0, 0, radius)]}, later={"norm": norm})
+        runs = load([certify.path, attack.path])
+        found = check(runs.certified[0], "renyi", runs.attacked)
+        assert (found.compared, len(found.broken), found.beyond) == (inside, inside, 1 - inside)
+
+
+def test_other_kinds_of_noise_are_other_classifiers_and_gaussian_is_the_usual_one(build):
+    rows = [{"attack": "p", "budget": 0.5, "index": 1, "label": 0, "robust": 1, "votes": [1000, 0, 0]}]
+    kinds = ({}, {"noise": "gaussian"}, {"noise": "laplace"})
+    attacks = [build.attack(f"a{k}", rows, **said).path for k, said in enumerate(kinds)]
+    for name, said, same in (("c0", {}, [True, True, False]), ("c1", {"noise": "laplace"}, [False, False, True])):
+        runs = load([build.certify(name, {"renyi": [(1, 0, 0, 1.0)]}, **said).path, *attacks])
+        assert [same_classifier(runs.certified[0], a) for a in runs.attacked] == same
+
+
 def test_a_share_below_one_half_is_no_break_while_no_other_class_has_more():
     votes = np.array([[400, 350, 350], [400, 420, 280], [300, 600, 200]])
     assert beaten(votes, np.zeros(3, int)).tolist() == [False, False, True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from invoking import robust
 from omegaconf import OmegaConf
 
 from robust_cli.certificates.neyman_pearson import NeymanPearson
-from robust_cli.commands.certify import majority, radii
+from robust_cli.commands.proving import Procedure, majority
 from robust_cli.composing.subject import load_subject, record
 from robust_cli.datasets.images import Images
 from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder
-from robust_cli.smoothing.sampling import Bounds
+from robust_cli.smoothing.noises import make_noise
+from robust_cli.smoothing.plans.fixed import Fixed
+from robust_cli.smoothing.plans.plan import Bounds
 from robust_cli.smoothing.votes import NoisyVotes
 from robust_cli.training.settings import Device, Precision
 
@@ -46,7 +49,7 @@ def by_hand(trained: RunFolder, purpose: str, draws: int, precision: str = "bf16
     config.device, config.precision = Device.cpu, Precision(precision)
     subject = load_subject(config, "certify")
     indices = subject.images.indices.tolist()
-    counter = NoisyVotes(subject.model, 10, 0.3, 4, "cpu", precision, 1)
+    counter = NoisyVotes(subject.model, 10, make_noise("gaussian", 0.3), 4, "cpu", precision, 1)
     return counter.decide(subject.images.float(), indices, purpose, draws).numpy(), indices
 
 
@@ -116,13 +119,31 @@ def test_what_a_run_began_with_has_to_be_there_when_it_goes_on(tmp_path: Path, m
 @pytest.mark.parametrize("noise_std", [0.7, 0.1, 0.5])
 def test_radii_are_of_the_noise_that_was_drawn(noise_std: float) -> None:
     """Noise is scaled by the float32 next to noise_std, which for 0.7 is smaller by 2e-8 of it."""
-    bounds = Bounds(np.array([1, -1]), np.array([0.9, 0.4]), np.array([0.1, 0.6]), "")
-    found = radii(NeymanPearson(), bounds, noise_std)
+    made = Procedure({"neyman_pearson": NeymanPearson()}, Fixed(100, 10), make_noise("gaussian", noise_std), 0.001)
+    course = made.course((1, 2, 2), 2)
+    found = course.radius("neyman_pearson", Bounds(np.array([1, -1]), np.array([0.9, 0.4]), np.array([0.1, 0.6]), ""))
     drawn = float(torch.tensor(noise_std))
     assert found[0] <= NeymanPearson()(0.9, 0.1, drawn)
     assert found[0] <= NeymanPearson()(0.9, 0.1, noise_std)
     assert found[0] == pytest.approx(NeymanPearson()(0.9, 0.1, noise_std), rel=1e-7)
     assert found[1] == 0
+
+
+def test_what_the_noise_may_lack_is_charged_to_the_failure_probability() -> None:
+    made = Procedure({"neyman_pearson": NeymanPearson()}, Fixed(1000, 100), make_noise("integer_grid", 0.5), 1e-3)
+    charged = made.noise.residual(4, 1100)
+    assert 0 < charged < 1e-6
+    assert made.course((1, 2, 2), 2).failure_probability == 1e-3 - charged
+    with pytest.raises(UserError, match="failure_probability: expected more than"):
+        replace(made, failure_probability=charged / 2).course((1, 2, 2), 2)
+
+
+def test_a_linf_certificate_knows_the_size_of_the_images() -> None:
+    made = Procedure({"linf": NeymanPearson(norm="linf")}, Fixed(1000, 100), make_noise("gaussian", 0.5), 1e-3)
+    bounds = Bounds(np.array([1]), np.array([0.9]), np.array([0.1]), "")
+    found = made.course((3, 10, 10), 2).radius("linf", bounds)[0]
+    assert found == pytest.approx(NeymanPearson()(0.9, 0.1, 0.5) / 300**0.5, rel=1e-9)
+    assert found <= NeymanPearson()(0.9, 0.1, 0.5) / 300**0.5
 
 
 def test_a_tie_of_votes_is_no_majority() -> None:

@@ -10,8 +10,9 @@ from scipy.stats import norm
 from torch import nn
 
 from robust_cli.messages import UserError
-from robust_cli.smoothing.noise import keyed_generator
-from robust_cli.smoothing.votes import BLOCK, Block, NoisyVotes, blocks
+from robust_cli.smoothing.batching import Block
+from robust_cli.smoothing.noises import make_noise
+from robust_cli.smoothing.votes import CHUNK, EVALUATION_ROWS, NoisyVotes
 
 SHAPE = (1, 6, 6)
 
@@ -31,11 +32,24 @@ def network() -> nn.Module:
 
 
 def votes(model: nn.Module, classes: int, seed: int = 0, workers: int | None = None, noise_std: float = 0.5) -> NoisyVotes:
-    return NoisyVotes(model, classes, noise_std, seed, "cpu", workers=workers)
+    return NoisyVotes(model, classes, make_noise("gaussian", noise_std), seed, "cpu", workers=workers)
 
 
-def work(images: torch.Tensor, draws: int, order: list[int]) -> list[tuple[torch.Tensor, Block]]:
-    return [(images[i], block) for i in order for block in blocks(i, "estimation", draws)]
+def split(index: int, draws: int, size: int) -> list[Block]:
+    return [Block(index, "estimation", k, first, min(size, draws - first)) for k, first in enumerate(range(0, draws, size))]
+
+
+def counted(counter: NoisyVotes, images: torch.Tensor, draws: int, order: list[int], size: int = 5 * CHUNK) -> dict[Block, list[int]]:
+    """All blocks at once, as they come."""
+    found: dict[Block, list[int]] = {}
+    counter.serve(((images[i], block) for i in order for block in split(i, draws, size)), found.__setitem__)
+    return found
+
+
+def one(counter: NoisyVotes, image: torch.Tensor, block: Block) -> list[int]:
+    found: dict[Block, list[int]] = {}
+    counter.serve([(image, block)], found.__setitem__)
+    return found[block]
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, 0.8])
@@ -48,42 +62,33 @@ def test_a_half_space_is_voted_for_with_its_gaussian_probability(margin: float, 
     assert abs(counts[1] / draws - expected) < 4.5 * (expected * (1 - expected) / draws) ** 0.5
 
 
-def test_blocks_cover_the_draws_once() -> None:
-    assert [b.draws for b in blocks(1, "a", 2 * BLOCK + 5)] == [BLOCK, BLOCK, 5]
-    assert [b.block for b in blocks(1, "a", 2 * BLOCK + 5)] == [0, 1, 2]
-    assert blocks(1, "a", 0) == []
-
-
 def test_votes_do_not_depend_on_workers_order_neighbours_or_restarts() -> None:
     model, images = network(), torch.rand(6, *SHAPE, generator=torch.Generator().manual_seed(1))
-    reference = dict(votes(model, 5, workers=1).run(work(images, 1500, list(range(6)))))
+    reference = counted(votes(model, 5, workers=1), images, 1500, list(range(6)))
     for workers, seed in ((2, 1), (3, 2), (1, 3)):
         order = random.Random(seed).sample(range(6), 6)
-        pieces = work(images, 1500, order)
-        cut = len(pieces) // 2
-        parts = [dict(votes(model, 5, workers=workers).run(part)) for part in (pieces[:cut], pieces[cut:])]
-        found = parts[0] | parts[1]
-        assert found.keys() == reference.keys()
-        assert all(torch.equal(found[key], reference[key]) for key in reference)
-    alone = dict(votes(model, 5, workers=2).run(work(images, 1500, [4])))
-    assert all(torch.equal(alone[key], reference[key]) for key in alone)
+        parts = [counted(votes(model, 5, workers=workers), images, 1500, part) for part in (order[:2], order[2:])]
+        assert parts[0] | parts[1] == reference
+    alone = counted(votes(model, 5, workers=2), images, 1500, [4])
+    assert alone.items() <= reference.items()
 
 
-def test_fewer_draws_are_the_beginning_of_more() -> None:
-    model, image = network(), torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(1))
-    few, more = (dict(votes(model, 5).run(work(image, draws, [0]))) for draws in (BLOCK, 3 * BLOCK))
-    assert all(torch.equal(few[key], more[key]) for key in few)
+def test_votes_do_not_depend_on_how_the_draws_are_cut_into_blocks() -> None:
+    model, images = network(), torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(1))
+    sums = [torch.tensor(list(counted(votes(model, 5), images, 1500, [0], size).values())).sum(0) for size in (CHUNK, 3 * CHUNK, 1536)]
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
 
 
-def test_seeds_purposes_images_and_blocks_have_draws_of_their_own() -> None:
-    model, image = network(), torch.full(SHAPE, 0.5)
-    keys = [(0, Block(0, "a", 0, BLOCK)), (1, Block(0, "a", 0, BLOCK)), (0, Block(1, "a", 0, BLOCK)),
-            (0, Block(0, "b", 0, BLOCK)), (0, Block(0, "a", 1, BLOCK)), (2**32, Block(0, "a", 0, BLOCK))]
-    found = {tuple(votes(model, 5, seed).count(image, block).tolist()) for seed, block in keys}
+def test_seeds_purposes_images_and_chunks_have_draws_of_their_own() -> None:
+    model, image, many = network(), torch.full(SHAPE, 0.5), 16 * CHUNK
+    keys = [(0, Block(0, "a", 0, 0, many)), (1, Block(0, "a", 0, 0, many)), (0, Block(1, "a", 0, 0, many)),
+            (0, Block(0, "b", 0, 0, many)), (0, Block(0, "a", 0, many, many)), (2**32, Block(0, "a", 0, 0, many))]
+    found = {tuple(one(votes(model, 5, seed), image, block)) for seed, block in keys}
     assert len(found) == len(keys)
 
 
-def test_every_row_of_a_block_is_another_draw() -> None:
+def test_every_row_of_a_block_is_another_draw_in_passes_of_one_shape() -> None:
     seen = []
 
     class Spy(nn.Module):
@@ -91,10 +96,62 @@ def test_every_row_of_a_block_is_another_draw() -> None:
             seen.append(images.flatten(1).clone())
             return images.flatten(1)
 
-    counts = NoisyVotes(Spy().eval(), 36, 1.0, 0, "cpu").count(torch.zeros(SHAPE), Block(0, "a", 0, BLOCK))
+    counts = one(votes(Spy().eval(), 36, noise_std=1.0), torch.zeros(SHAPE), Block(0, "a", 0, 0, 512))
     rows = torch.cat(seen)
-    assert counts.sum() == BLOCK == len(rows.unique(dim=0))
-    assert {len(piece) for piece in seen} == {128}
+    assert sum(counts) == 512 == len(rows.unique(dim=0))
+    assert {len(piece) for piece in seen} == {EVALUATION_ROWS["cpu"]}
+
+
+def test_batches_are_full_of_many_images_and_a_chunk_keeps_its_place() -> None:
+    """Continuous batching: images that want a chunk at a time share batches, and where a chunk stands is its own."""
+    places: dict[float, set[int]] = {}
+    lanes = EVALUATION_ROWS["cpu"] // CHUNK
+
+    class Spy(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            for lane, chunk in enumerate(images.split(CHUNK)):
+                places.setdefault(float(chunk[0, 0, 0, 0]), set()).add(lane)
+            return images.flatten(1)
+
+    def count(order: list[int], workers: int) -> int:
+        counter = votes(Spy().eval(), 36, workers=workers)
+        todo = {i: 6 for i in order}
+
+        def answer(block: Block, counts: list[int]) -> tuple[torch.Tensor, Block] | None:
+            todo[block.index] -= 1
+            following = Block(block.index, "estimation", block.block + 1, block.first + CHUNK, CHUNK)
+            return (torch.zeros(SHAPE), following) if todo[block.index] else None
+
+        counter.serve(((torch.zeros(SHAPE), Block(i, "estimation", 0, 0, CHUNK)) for i in order), answer)
+        return counter.evaluations
+
+    rows = count(list(range(40)), 1)
+    assert rows <= 1.05 * 40 * 6 * CHUNK  # hardly a lane stood idle, though no image ever had two chunks to give
+    count([31, 4, 8, 15], 3)
+    drawn = {first: where for first, where in places.items() if first != 0}  # lanes that never held anything are zero
+    assert len(drawn) == 40 * 6
+    assert all(len(where) == 1 for where in drawn.values()), "a chunk stood in two places"
+    assert {lane for where in drawn.values() for lane in where} == set(range(lanes))
+
+
+def test_work_is_taken_only_as_fast_as_there_is_room() -> None:
+    """Memory does not grow with the number of images: they are made when they are begun."""
+    begun, done, most = 0, 0, 0
+
+    def work():  # type: ignore[no-untyped-def]
+        nonlocal begun, most
+        for i in range(400):
+            begun += 1
+            most = max(most, begun - done)
+            yield torch.zeros(SHAPE), Block(i, "estimation", 0, 0, CHUNK)
+
+    def answer(block: Block, counts: list[int]) -> None:
+        nonlocal done
+        done += 1
+
+    votes(network(), 5, workers=2).serve(work(), answer)
+    assert done == 400
+    assert most <= 40
 
 
 def test_noise_is_not_clipped_to_the_box() -> None:
@@ -105,25 +162,24 @@ def test_noise_is_not_clipped_to_the_box() -> None:
             lowest.append(float(images.min()))
             return images.flatten(1)
 
-    NoisyVotes(Spy().eval(), 36, 1.0, 0, "cpu").count(torch.zeros(SHAPE), Block(0, "a", 0, BLOCK))
+    one(votes(Spy().eval(), 36, noise_std=1.0), torch.zeros(SHAPE), Block(0, "a", 0, 0, 512))
     assert min(lowest) < -3
 
 
-def test_a_draw_is_the_image_plus_noise_std_times_the_normal_numbers_of_its_stream() -> None:
-    """To rounding: a noise a little smaller than stated makes every radius too large, and frequencies hardly show it."""
-    seen, image = [], torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))
+def test_the_classifier_sees_what_the_noise_writes_for_its_keys() -> None:
+    seen, image, noise = [], torch.rand(SHAPE, generator=torch.Generator().manual_seed(1)), make_noise("gaussian", 0.7)
 
     class Spy(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            seen.append(images.clone())
+            seen.extend(images.clone().split(CHUNK))
             return images.flatten(1)
 
-    NoisyVotes(Spy().eval(), 36, 0.7, 3, "cpu").count(image, Block(5, "estimation", 2, 300))
-    generator = keyed_generator("cpu", 3, "estimation", 5, 2)
-    for piece in seen:
-        noise = torch.empty(128, *SHAPE).normal_(generator=generator)
-        torch.testing.assert_close(piece, image + 0.7 * noise, rtol=3e-7, atol=3e-7)
-    assert len(seen) == 3
+    NoisyVotes(Spy().eval(), 36, noise, 3, "cpu", workers=1).serve([(image, Block(5, "estimation", 2, 2 * CHUNK, 300))],
+                                                                   lambda block, counts: None)
+    for chunk in range(2, 2 + 5):
+        expected = torch.empty(CHUNK, *SHAPE)
+        noise.write(expected, image, 3, "estimation", 5, chunk)
+        assert sum(torch.equal(piece, expected) for piece in seen) >= 1  # an idle lane repeats one
 
 
 def test_votes_of_a_model_in_training_mode_are_refused() -> None:
@@ -141,26 +197,28 @@ def test_an_answer_that_is_not_a_number_is_no_vote(workers: int) -> None:
     class Fragile(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             logits = images.flatten(1)[:, :3].clone()
-            logits[-1, 1] = torch.nan  # row 127 of each pass
+            logits[CHUNK - 1 :: CHUNK, 1] = torch.nan  # the last row of each chunk
             return logits
 
     counter = votes(Fragile().eval(), 3, workers=workers)
     with pytest.raises(UserError, match=r"found nan on image 7 under noise of 0\.5 \(selection\)"):
-        counter.decide(torch.zeros(1, *SHAPE), [7], "selection", 128)
-    assert counter.decide(torch.zeros(1, *SHAPE), [7], "selection", 127).sum() == 127  # that row is padding there
+        counter.decide(torch.zeros(1, *SHAPE), [7], "selection", CHUNK)
+    assert counter.decide(torch.zeros(1, *SHAPE), [7], "selection", CHUNK - 1).sum() == CHUNK - 1  # that row is padding there
 
 
 def test_votes_in_bf16_are_of_the_model_in_bf16() -> None:
-    model, images = network(), torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1))
-    found = {workers: dict(NoisyVotes(model, 5, 0.5, 0, "cpu", "bf16", workers).run(work(images, 1500, [2, 0, 1, 3])))
+    model, images, noise = network(), torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1)), make_noise("gaussian", 0.5)
+    found = {workers: counted(NoisyVotes(model, 5, noise, 0, "cpu", "bf16", workers), images, 1500, [2, 0, 1, 3])
              for workers in (1, 3)}
-    assert all(torch.equal(found[1][key], found[3][key]) for key in found[1])
-    full = dict(votes(model, 5).run(work(images, 1500, [0, 1, 2, 3])))
-    assert any(not torch.equal(full[key], found[1][key]) for key in full)
-    block, by_hand = Block(2, "estimation", 0, BLOCK), torch.zeros(5, dtype=torch.int64)
-    generator = keyed_generator("cpu", 0, "estimation", 2, 0)
-    for _ in range(BLOCK // 128):
-        noisy = torch.add(images[2], torch.empty(128, *SHAPE).normal_(generator=generator), alpha=0.5)
+    assert found[1] == found[3]
+    full = counted(votes(model, 5), images, 1500, [0, 1, 2, 3])
+    assert any(full[block] != found[1][block] for block in full)
+    by_hand = torch.zeros(5, dtype=torch.int64)
+    noisy = torch.empty(EVALUATION_ROWS["cpu"], *SHAPE).to(memory_format=torch.channels_last)
+    for chunk in range(0, 5, 2):
+        for lane in range(2):
+            noise.write(noisy[lane * CHUNK : (lane + 1) * CHUNK], images[2], 0, "estimation", 2, chunk + lane)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            by_hand += torch.bincount(model(noisy.to(memory_format=torch.channels_last)).argmax(1), minlength=5)
-    assert torch.equal(found[1][block], by_hand)
+            answers = model(noisy).argmax(1)
+        by_hand += torch.bincount(answers[: CHUNK * min(2, 5 - chunk)], minlength=5)
+    assert found[1][Block(2, "estimation", 0, 0, 5 * CHUNK)] == by_hand.tolist()

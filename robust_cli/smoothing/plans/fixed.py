@@ -1,4 +1,4 @@
-"""From votes to bounds: the sampling plan is the one place that knows how many draws there were and what they were used for.
+"""A number of draws fixed beforehand: Cohen et al. 2019, and the papers' single-sample form.
 
 Legend (SO, STN, Cohen et al. 2019): n -> samples; n0 -> selection_samples; alpha of a confidence interval ->
 failure_probability; c_i -> votes; p(1), p(2) -> p1_lower, p2_upper; K -> classes.
@@ -10,65 +10,66 @@ runner-up fixed beforehand by the selection votes would not do: it over-claims i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import binom
 
 from robust_cli.certificates import confidence
 from robust_cli.certificates.certificate import BOUNDS, Certificate, check_choices
 from robust_cli.messages import UserError, check
+from robust_cli.smoothing.plans.plan import (
+    Array,
+    Bounds,
+    Counts,
+    Votes,
+    boundaries,
+    check_selection,
+    check_votes,
+    others,
+    radii,
+)
 
-Counts = NDArray[np.int64]
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Votes:
-    """Votes per image and class, int64 [N, K]: those that bound the probabilities and, apart, those that select the class."""
-
-    estimation: Counts
-    selection: Counts | None = None
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Per image: the predicted class (int64 [N], -1: abstains) and the bounds of its and of any other class's probability.
-
-    ``statement`` says in words with which probability the bounds hold. Where the plan abstains, the bounds are those that did
-    not suffice, and every certificate of them is 0.
-    """
-
-    predicted: Counts
-    p1_lower: Array
-    p2_upper: Array
-    statement: str
+SELECTION = 100
 
 
 @dataclass(frozen=True)
-class FixedSampling:
-    """A number of draws fixed beforehand: ``samples`` to bound the probabilities, ``selection_samples`` to choose the class.
+class Fixed:
+    """``samples`` draws to bound the probabilities after ``selection_samples`` (null: 100) to choose the class.
 
     With selection_samples = 0 the same draws do both (the papers' single-sample form; runner_up bounds only). Raises Wrong
     for samples < 1 and selection_samples < 0.
     """
 
     samples: int = 10_000
-    selection_samples: int = 100
+    selection_samples: int | None = None
 
     def __post_init__(self) -> None:
         check(self.samples >= 1, "samples", "a whole number >= 1", self.samples)
-        check(self.selection_samples >= 0, "selection_samples", "a whole number >= 0", self.selection_samples)
+        check(self.selection >= 0, "selection_samples", "a whole number >= 0, or null", self.selection_samples)
+
+    @property
+    def selection(self) -> int:
+        """Draws that choose an image's class."""
+        return SELECTION if self.selection_samples is None else self.selection_samples
 
     def check(self, kind: str, name: str = "certificate.NAME.bounds") -> None:
         """Raise UserError if this plan cannot make bounds of this kind; ``name`` is where the user set it."""
         if kind not in BOUNDS:
             raise UserError(f"{name}: expected {' or '.join(BOUNDS)}, got {kind!r}")
-        if kind == "two_class" and not self.selection_samples:
+        if kind == "two_class" and not self.selection:
             raise UserError(f"{name}=two_class needs draws of its own to choose the class, found selection_samples=0 (from the "
                             "same votes it fails in up to 9 % of runs where 5 % are allowed): set selection_samples=100, or "
                             f"{name}=runner_up")
+
+    def course(self, certificates: Mapping[str, Certificate], noise_std: float, failure_probability: float,
+               classes: int) -> FixedCourse:
+        """Raises UserError for two_class certificates without selection votes."""
+        for name, certificate in certificates.items():
+            self.check(certificate.bounds, f"certificate.{name}.bounds")
+        return FixedCourse(self, dict(certificates), noise_std, failure_probability, classes)
 
     def bounds(self, votes: Votes, failure_probability: float, kind: str, interval: str = "clopper_pearson",
                multiplicity: str = "pair") -> Bounds:
@@ -92,7 +93,9 @@ class FixedSampling:
         check_choices(kind, interval, multiplicity)
         check(0.0 < failure_probability < 1.0, "failure_probability", "a number in (0, 1)", failure_probability)
         self.check(kind)
-        predicted = np.argmax(self._choosing(votes), axis=1)
+        check_votes(votes.estimation, self.samples, "estimation")
+        check_selection(votes, self.selection)
+        predicted = np.argmax(votes.estimation if votes.selection is None else votes.selection, axis=1)
         top = np.take_along_axis(votes.estimation, predicted[:, None], axis=1)[:, 0]
         if kind == "two_class":
             p1 = confidence.lower(top, self.samples, failure_probability)
@@ -102,7 +105,7 @@ class FixedSampling:
         else:
             share = failure_probability / (2 if multiplicity == "pair" else votes.estimation.shape[1])
             p1 = confidence.lower(top, self.samples, share)
-            rival = _others(votes.estimation, predicted, -1).max(axis=1)
+            rival = others(votes.estimation, predicted, -1).max(axis=1)
             p2 = np.minimum(confidence.upper(rival, self.samples, share), 1.0 - p1)  # equal shares: binds by rounding only
         return Bounds(np.where(p1 > p2, predicted, -1), p1, p2,
                       self._statement(failure_probability, kind, interval, multiplicity))
@@ -110,26 +113,13 @@ class FixedSampling:
     def largest_radius(self, certificate: Certificate, failure_probability: float, noise_std: float, classes: int) -> float:
         """The radius of unanimous votes: the largest that this plan could ever prove."""
         one = np.eye(1, classes, dtype=np.int64)
-        votes = Votes(self.samples * one, self.selection_samples * one if self.selection_samples else None)
+        votes = Votes(self.samples * one, self.selection * one if self.selection else None)
         found = self.bounds(votes, failure_probability, certificate.bounds, certificate.interval, certificate.multiplicity)
         return float(certificate(found.p1_lower, found.p2_upper, noise_std)[0])
 
-    def _choosing(self, votes: Votes) -> Counts:
-        """The votes that choose the class, after a check that all votes are the plan's."""
-        _check_votes(votes.estimation, self.samples, "estimation")
-        if self.selection_samples == 0:
-            if votes.selection is not None:
-                raise UserError("votes: expected no selection votes (selection_samples=0), found some")
-            return votes.estimation
-        if votes.selection is None or votes.selection.shape != votes.estimation.shape:
-            raise UserError(f"votes: expected {self.selection_samples} selection votes beside each image's estimation votes, "
-                            f"found {'none' if votes.selection is None else 'another number of images or classes'}")
-        _check_votes(votes.selection, self.selection_samples, "selection")
-        return votes.selection
-
     def _statement(self, failure_probability: float, kind: str, interval: str, multiplicity: str) -> str:
         aim = f"{1.0 - failure_probability:.12g}"
-        chosen = f"the class chosen by {self.selection_samples} other draws" if self.selection_samples else \
+        chosen = f"the class chosen by {self.selection} other draws" if self.selection else \
             "the class chosen by the same draws"
         if interval == "sison_glaz":
             return (f"No guarantee: asymptotic Sison-Glaz intervals aimed at probability {aim} ({self.samples} noise draws, "
@@ -143,34 +133,75 @@ class FixedSampling:
                 f"radius above 0 is true ({how}; {chosen}).")
 
 
-def false_certificates(images: int, failure_probability: float) -> tuple[float, int]:
-    """(expected number, 99.9 % quantile) of false certificates among ``images``, where each fails with failure_probability.
+@dataclass(frozen=True)
+class FixedCourse:
+    """A `Fixed` plan for one run: its trails go through all boundaries, so that the votes are stored for other plans too."""
 
-    Both are upper limits: a certificate fails at most that often. The quantile is of the binomial distribution, the images'
-    draws being independent.
+    plan: Fixed
+    certificates: dict[str, Certificate]
+    noise_std: float
+    failure_probability: float
+    classes: int
+    comparable: bool = True
+    stops_early: bool = False
 
-    >>> false_certificates(10_000, 0.001)
-    (10.0, 21)
-    """
-    return images * failure_probability, int(binom.ppf(0.999, images, failure_probability)) if images else 0
+    @cached_property
+    def boundaries(self) -> tuple[int, ...]:
+        """Where votes are stored."""
+        return boundaries(self.plan.samples)
+
+    @property
+    def selection(self) -> int:
+        """Draws that choose an image's class."""
+        return self.plan.selection
+
+    def begin(self, selection: Counts | None, label: int) -> FixedTrail:
+        """A trail to the end, whatever the votes and the label."""
+        return FixedTrail(self.boundaries)
+
+    def bounds(self, certificate_name: str, votes: Votes) -> Bounds:
+        """`Fixed.bounds` as the certificate wants them."""
+        made = self.certificates[certificate_name]
+        return self.plan.bounds(votes, self.failure_probability, made.bounds, made.interval, made.multiplicity)
+
+    def radius(self, certificate_name: str, bounds: Bounds) -> Array:
+        """The certificate's radii of these bounds, 0 where the plan abstains."""
+        return radii(self.certificates[certificate_name], bounds, self.noise_std)
+
+    def largest_radius(self, certificate_name: str) -> float:
+        """The radius of unanimous votes."""
+        return self.plan.largest_radius(self.certificates[certificate_name], self.failure_probability, self.noise_std,
+                                        self.classes)
+
+    def describe(self) -> dict[str, Any]:
+        """The numbers of draws and the failure probability."""
+        return {"plan": "fixed", "samples": self.plan.samples, "selection_samples": self.selection,
+                "failure_probability": self.failure_probability, "noise_std": self.noise_std,
+                "boundaries": list(self.boundaries)}
 
 
-def _check_votes(votes: Counts, draws: int, purpose: str) -> None:
-    if votes.ndim != 2 or votes.shape[1] < 2 or not np.issubdtype(votes.dtype, np.integer):
-        raise UserError(f"votes: expected whole numbers [images, classes >= 2], found {votes.dtype} {list(votes.shape)}")
-    wrong = np.flatnonzero((votes.sum(axis=1) != draws) | (votes < 0).any(axis=1))
-    if len(wrong):
-        raise UserError(f"votes: expected {draws} {purpose} votes for each image, as fixed before the first draw, found "
-                        f"{votes[wrong[0]].tolist()} in row {wrong[0]}; bounds of another number would not hold")
+class FixedTrail:
+    """All boundaries in turn; nothing depends on the votes."""
 
+    def __init__(self, stations: tuple[int, ...]) -> None:
+        self._stations, self._done, self.level = stations, 0, 0
 
-def _others(values: NDArray[np.generic], predicted: Counts, least: float) -> NDArray:
-    """A copy with the predicted class's entry put below all others."""
-    others = values.copy()
-    np.put_along_axis(others, predicted[:, None], least, axis=1)
-    return others
+    @property
+    def wanted(self) -> int:
+        """The next boundary; 0 after the last."""
+        return self._stations[self._done] if self._done < len(self._stations) else 0
+
+    @property
+    def stopped(self) -> str:
+        """complete after the last boundary."""
+        return "" if self.wanted else "complete"
+
+    def add(self, votes: Counts) -> None:
+        """Votes of all draws up to the boundary wanted, int64 [K]."""
+        assert int(votes.sum()) == self.wanted > 0, "votes of all draws up to the boundary wanted"
+        self._done += 1
 
 
 def _simultaneous(counts: Counts, predicted: Counts, failure_probability: float) -> tuple[Array, Array]:
     low, high = confidence.sison_glaz(counts, failure_probability)
-    return np.take_along_axis(low, predicted[:, None], axis=1)[:, 0], _others(high, predicted, -1.0).max(axis=1)
+    return np.take_along_axis(low, predicted[:, None], axis=1)[:, 0], others(high, predicted, -1.0).max(axis=1)

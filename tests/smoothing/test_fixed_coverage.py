@@ -15,15 +15,16 @@ from scipy.special import gammaln, ndtri, xlogy
 
 from robust_cli.certificates import confidence, pixeldp, renyi
 from robust_cli.certificates.neyman_pearson import NeymanPearson, radius
-from robust_cli.smoothing.sampling import FixedSampling, Votes
+from robust_cli.smoothing.plans.fixed import Fixed
+from robust_cli.smoothing.plans.plan import Votes
 
 Procedure = Callable[[Votes, float], tuple[np.ndarray, np.ndarray]]  # votes, failure probability -> class, radius
 ALPHA, RUNS, SELECTION = 0.05, 20_000, 100
 EPSILON = 1e-12
 
 
-def plan_of(votes: Votes) -> FixedSampling:
-    return FixedSampling(int(votes.estimation[0].sum()), 0 if votes.selection is None else int(votes.selection[0].sum()))
+def plan_of(votes: Votes) -> Fixed:
+    return Fixed(int(votes.estimation[0].sum()), 0 if votes.selection is None else int(votes.selection[0].sum()))
 
 
 def certify(kind: str, multiplicity: str = "pair") -> Procedure:
@@ -122,6 +123,15 @@ def plug_in(votes: Votes, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     return predicted, safe(of(votes.estimation, predicted) / n, rivals(votes.estimation, predicted).max(1) / n)
 
 
+def wald(votes: Votes, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mistake: the normal approximation in place of the exact bound."""
+    assert votes.selection is not None
+    predicted, n = votes.selection.argmax(1), plan_of(votes).samples
+    share = of(votes.estimation, predicted) / n
+    p1 = share + ndtri(alpha) * np.sqrt(share * (1.0 - share) / n)
+    return predicted, safe(p1, 1.0 - p1)
+
+
 def full_on_the_same_votes(votes: Votes, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """Mistake: class and two-class bound at the full failure probability from the same votes."""
     predicted = votes.estimation.argmax(1)
@@ -170,6 +180,7 @@ BESIDE_A_NEAR_RUNNER_UP = (0.5, 0.25, 0.22, 0.03)
 
 @pytest.mark.parametrize(("mistake", "samples", "selection", "cases"), [
     (plug_in, 1000, 0, [(0.6, 0.2, 0.2), (0.99, 0.01)]), (full_on_the_same_votes, 100, 0, [(0.5, 0.5)]),
+    (wald, 1000, SELECTION, [(0.99, 0.01)]),
     (sison_glaz, 100, 0, [(0.99, 0.01)]), (selection_reused, 100, SELECTION, [(0.5, 0.5)]),
     (inflated, 1000, SELECTION, thresholds(1000, ALPHA)), (same_votes_one_bound_for_each, 100, 0, [(0.5, 0.5)]),
     (runner_up_fixed_beforehand, 10_000, SELECTION, [BESIDE_A_NEAR_RUNNER_UP])],

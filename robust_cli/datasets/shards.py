@@ -1,0 +1,23 @@
+"""A part of some images, so that several processes or machines can share a run."""
+
+from __future__ import annotations
+
+import re
+
+from robust_cli.messages import UserError
+
+
+def positions(shard: str | None, images: int) -> range:
+    """The positions that shard 'k/n' takes of ``images`` images: every n-th, from the k-th; all of them for None.
+
+    Every image is in exactly one of 1/n .. n/n. Raises UserError unless 1 <= k <= n and there is an image for it.
+    """
+    if shard is None:
+        return range(images)
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", shard)
+    part, parts = (int(number) for number in found.groups()) if found else (0, 0)
+    if not 1 <= part <= parts:
+        raise UserError(f"shard: expected k/n with 1 <= k <= n, such as 2/8, got {shard!r}")
+    if part > images:
+        raise UserError(f"shard: expected at most {images} parts of {images} images, got {shard}")
+    return range(part - 1, images, parts)

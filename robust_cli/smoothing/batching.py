@@ -1,0 +1,84 @@
+"""What stands in the next batch: chunks of many images, each always in the same lane, so that every batch is full."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+
+from robust_cli.smoothing.plans.plan import CHUNK
+
+
+@dataclass(frozen=True)
+class Block:
+    """Draws ``first`` .. ``first + draws`` of one image's stream: what is asked for at once and stored as one row.
+
+    ``first`` is a multiple of `CHUNK`; ``block`` counts the blocks of an image and purpose.
+    """
+
+    index: int
+    purpose: str
+    block: int
+    first: int
+    draws: int
+
+    def __post_init__(self) -> None:
+        assert self.first % CHUNK == 0 and self.draws > 0, self
+
+    @property
+    def chunks(self) -> range:
+        """The numbers of its chunks in the image's stream."""
+        return range(self.first // CHUNK, -(-(self.first + self.draws) // CHUNK))
+
+    def counted(self, chunk: int) -> int:
+        """How many draws of a chunk count; the rest is padding."""
+        return min(CHUNK, self.first + self.draws - chunk * CHUNK)
+
+
+@dataclass(eq=False)
+class Task:
+    """A block to count, the image (float32 [C, H, W]) and what has been counted of it."""
+
+    image: torch.Tensor
+    block: Block
+    counts: list[int]
+    left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left = len(self.block.chunks)
+
+    def add(self, counts: list[int]) -> bool:
+        """Add the votes of one chunk; True when it was the last."""
+        self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
+        self.left -= 1
+        return self.left == 0
+
+
+Seat = tuple[Task, int]  # a task and one of its chunks
+
+
+class Lanes:
+    """A queue of chunks for each part of a batch. Chunk c of image i stands in lane (c + i) mod lanes whatever else is there:
+    where in a batch a row stands may show in the last bits of its logits, so it must not depend on the rows beside it."""
+
+    def __init__(self, lanes: int) -> None:
+        self._queues: list[deque[Seat]] = [deque() for _ in range(lanes)]
+
+    def add(self, task: Task) -> None:
+        """Put all chunks of a task into their queues."""
+        for chunk in task.block.chunks:
+            self._queues[(chunk + task.block.index) % len(self._queues)].append((task, chunk))
+
+    @property
+    def depth(self) -> int:
+        """How many full batches wait."""
+        return min(len(queue) for queue in self._queues)
+
+    @property
+    def empty(self) -> bool:
+        return not any(self._queues)
+
+    def batch(self) -> list[Seat | None]:
+        """The next batch; None where a lane has nothing to do."""
+        return [queue.popleft() if queue else None for queue in self._queues]
