@@ -22,7 +22,7 @@ _HELP = """robust: train image classifiers, certify how far their answers hold, 
   robust certify  run=latest samples=10000                          radii that no l2 attack can break
   robust attack   run=latest attack=[pgd_l2,second_order]           robust accuracy under attacks
   robust merge    FOLDER... [--output DIR]                          one run out of the shards of a certify run
-  robust report   FOLDER... [--output DIR]                          figures, tables and one page of any runs
+  robust report   FOLDER|FILE.tsv... [--output DIR]                 figures, tables and one page of any runs
   robust list     [GROUP | GROUP/CHOICE]                            what can be composed, with sources
 
 robust COMMAND --help   the command's groups and keys        robust --version   the version

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from robust_cli.smoothing.tally import Tally
     from robust_cli.smoothing.votes import NoisyVotes, Work
 
+_AT_ONCE = 1000  # images that are looked at together
 _PILOT = 50  # images after which the draws that the rest will take are foretold
 
 
@@ -39,10 +40,12 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     made, process = proving.procedure(config), ranks()
     subject = subjects.load_subject(config, "certify")
     course = made.course(subject.images.shape, subject.classes)
+    for first in range(0, len(subject.images), _AT_ONCE):
+        made.noise.admit(subject.images.float(slice(first, first + _AT_ONCE)))
     subjects.introduce("certify", subject, config)
-    say(f"  noise {made.noise.name} of std {made.noise.noise_std:g}, sampling {course.describe()['plan']}: up to {config.samples} draws an "
-        f"image after {course.selection} to select its class, failure probability {config.failure_probability:g}; certificates: "
-        f"{', '.join(made.certificates)}")
+    say(f"  noise {made.noise.name} of std {made.noise.noise_std:g}, sampling {made.name}: {'up to ' * course.stops_early}"
+        f"{config.samples} draws an image after {course.selection} to select its class, failure probability "
+        f"{config.failure_probability:g}; certificates: {', '.join(made.certificates)}")
     mine = positions(config.shard, len(subject.images))
     indices, labels = ([values[p] for p in mine] for values in (subject.images.indices.tolist(), subject.images.labels.tolist()))
     place = dict(zip(indices, mine, strict=True))
@@ -130,8 +133,8 @@ class Counting:
         self.done += 1
         if self._limit and self.done == _PILOT < len(self.todo):
             a_image, left = self.drawn / self.done, len(self.todo) - self.done
-            say(f"  the first {_PILOT} images took {a_image:,.0f} draws each: about {duration(a_image * left / self.rate)} for the "
-                f"other {left}")
+            say(f"  the first {_PILOT} images took {a_image:,.0f} draws each: about {duration(a_image * left / self.rate)} for "
+                f"the other {left}")
         return None
 
     @property

@@ -60,8 +60,8 @@ def merge(folders: Sequence[Path], output: Path | None = None) -> RunFolder:
 
 def _part(folder: RunFolder) -> Part:
     if folder.command != "certify" or folder.state != "complete":
-        raise UserError(f"{folder}: expected a complete certify run, found {folder.command or 'no run'} {folder.state!r}; finish it "
-                        f"first: robust certify resume={folder}")
+        raise UserError(f"{folder}: expected a complete certify run, found {folder.command or 'no run'} {folder.state!r}; "
+                        f"finish it first: robust certify resume={folder}")
     part = Part(folder, folder.read_config(), folder.read_about(), folder.read_record(), folder.read_plan())
     if not isinstance(part.about.get("shard"), str):
         raise UserError(f"{folder}: expected a part made with shard=k/n, found a whole run; there is nothing to merge")
@@ -82,8 +82,9 @@ def _check_parts(parts: Sequence[Part]) -> None:
             different = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
             if different:
                 key = different[0]
-                raise UserError(f"{part.folder}: {key} differs from that of {first.folder} in {what}: {_short(other.get(key))} here, "
-                                f"{_short(one.get(key))} there; only parts of one run can be merged")
+                here, there = _short(other.get(key)), _short(one.get(key))
+                raise UserError(f"{part.folder}: {key} differs from that of {first.folder} in {what}: {here} here, {there} there; "
+                                "only parts of one run can be merged")
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Procedure:
 
     certificates: dict[str, Certificate]
     plan: Sampling
+    name: str  # of the plan
     noise: Noise
     failure_probability: float
 
@@ -56,7 +57,12 @@ def procedure(config: DictConfig) -> Procedure:
     certificates = {name: build(node, f"certificate.{name}") for name, node in config.certificate.items()}
     check_noise(certificates, noise.name)
     plan = build(config.sampling, "sampling", samples=config.samples, selection_samples=config.selection_samples)
-    return Procedure(certificates, plan, noise, config.failure_probability)
+    in_linf = [name for name, made in certificates.items() if made.norm == "linf"]
+    if in_linf and getattr(plan, "radii", ()) is None:
+        raise UserError(f"sampling.radii: expected a table for the linf radii of {in_linf[0]}, since the usual one goes in steps "
+                        "of l2 (0.25), got null; set sampling.radii=[0,0.004,0.008,0.012], or sampling=fixed")
+    name = str(config.sampling._target_).rpartition(".")[2].lower()
+    return Procedure(certificates, plan, name, noise, config.failure_probability)
 
 
 def keep_plan(folder: RunFolder, course: Course) -> None:
@@ -102,10 +108,10 @@ def write_results(folder: RunFolder, config: DictConfig, made: Procedure, course
     folder.write_about({
         **about, "noise": made.noise.name, "noise_std": made.noise.noise_std, "samples": config.samples,
         "selection_samples": course.selection, "failure_probability": config.failure_probability, "discount": config.discount,
-        "sampling": {"name": course.describe()["plan"], **_settings(config.sampling)}, "comparable": course.comparable,
+        "sampling": {"name": made.name, **_settings(config.sampling)}, "comparable": course.comparable,
         "label_aware": bool(getattr(made.plan, "label_aware", False)), "evaluations": int(draws.sum()),
         "certificates": {name: {
-            "norm": c.norm, "bounds": c.bounds, "interval": c.interval, "multiplicity": c.multiplicity,
+            "kind": type(c).__name__, "norm": c.norm, "bounds": c.bounds, "interval": c.interval, "multiplicity": c.multiplicity,
             "statement": found[name].statement, "largest_radius": course.largest_radius(name),
         } for name, c in made.certificates.items()}})
 

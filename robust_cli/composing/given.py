@@ -80,9 +80,10 @@ def _is_number(value: Any, least: float) -> bool:
 
 
 def _model_name(name: str, model: Mapping[str, Any]) -> str:
-    if model["_target_"] in PROGRAMS:
-        return safe(f"{name}-{Path(model['file']).stem}")
-    return safe(str(model["name"])) if name == "torchvision" and model.get("name") else name
+    """The choice or class with the name of its file, so that models of one architecture are told apart."""
+    name = str(model["name"]) if name == "torchvision" and model.get("name") else name
+    place = file_of(model)
+    return safe(f"{name}-{Path(place[1]).name.partition('.')[0]}") if place else safe(name)
 
 
 def file_of(model: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -29,6 +29,9 @@ def resumed(plain: dict[str, Any], command: str, overrides: Sequence[str], allow
     if folder.command != command:
         raise UserError(f"resume={folder}: is a run of robust {folder.command or '?'}; go on with it by that command")
     paths = _typed_paths(overrides)
+    if command == "certify" and "sampling" not in saved:
+        raise UserError(f"resume={folder}: was begun by an earlier version of robust, which drew other noise; its votes and new "
+                        "ones do not add up: certify anew")
     if command == "certify" and "samples" in paths:
         _refuse_optional_stopping(plain, saved, folder)
     for path in paths:

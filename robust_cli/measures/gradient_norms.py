@@ -13,7 +13,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from robust_cli.attacks.classifiers import BaseClassifier, Classifier, LossAt, Network, NoisyGradients, SmoothedClassifier
+from robust_cli.attacks.classifiers import (
+    BaseClassifier,
+    Classifier,
+    Copies,
+    LossAt,
+    Network,
+    NoisyGradients,
+    SmoothedClassifier,
+)
 from robust_cli.attacks.losses import LOSSES
 from robust_cli.datasets.images import Images
 from robust_cli.evaluation.storage import CLEAN
@@ -34,9 +42,9 @@ class RecordingNetwork(Network):
         self.calls: list[torch.Tensor] = []
 
     def gradient(self, images: torch.Tensor, loss_at: LossAt,
-                 noise: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+                 copies_of: Copies | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See `Network`; what is given is the same."""
-        found = super().gradient(images, loss_at, noise)
+        found = super().gradient(images, loss_at, copies_of)
         self.calls.append(torch.linalg.vector_norm(found[0].double().flatten(1), dim=1).cpu())
         return found
 
@@ -57,7 +65,7 @@ def recording(classifier: Classifier) -> tuple[Classifier, RecordingNetwork]:
     view = classifier.views()[0]
     network = RecordingNetwork(view.network)
     if isinstance(view, SmoothedClassifier):
-        return SmoothedClassifier(network, view.noise_std, view.draws, view.objective, votes=view.votes), network
+        return view.like(view.objective, network), network
     if isinstance(view, NoisyGradients):
         return NoisyGradients(network, view.noise_std, view.draws), network
     assert isinstance(view, BaseClassifier), f"no gradients of a {type(view).__name__} are recorded"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from robust_cli.attacks.classifiers import Classifier
+from robust_cli.attacks.classifiers import Classifier, SmoothedClassifier
 from robust_cli.evaluation.storage import CLEAN
 from robust_cli.measures.means import mean_and_error
 from robust_cli.measures.measure import Material
@@ -89,14 +90,19 @@ class SoftmaxPath:
         copies = self.draws if classifier.random else 1
         total: torch.Tensor | float = 0.0
         for _ in range(copies):
-            noise: torch.Tensor | float = 0.0
-            if classifier.random:
-                assert classifier.noise_std is not None, "a random classifier is one with noise"
-                noise = draws.normal(*start.shape[1:]) * classifier.noise_std
-            total = total + torch.stack([classifier.network.logits(torch.lerp(start, end, t) + noise).double().softmax(1)
+            copies_of = self._copies(classifier, start, draws)
+            total = total + torch.stack([classifier.network.logits(copies_of(torch.lerp(start, end, t))).double().softmax(1)
                                          for t in self.places])
         assert isinstance(total, torch.Tensor)
         return total / copies
+
+    @staticmethod
+    def _copies(classifier: Classifier, start: torch.Tensor, draws: ImageDraws) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Points [n, C, H, W] under one draw of a smoothed classifier's own noise for each image; of any other themselves."""
+        if not isinstance(classifier, SmoothedClassifier):
+            return lambda points: points
+        perturbations = classifier.noise.perturbations(draws, 1, tuple(start.shape[1:]))
+        return lambda points: classifier.noise.at(points, perturbations).flatten(0, 1)
 
     @property
     def places(self) -> list[float]:

@@ -42,7 +42,7 @@ def radii_for(lines: Sequence[Line[Certified]]) -> NDArray[np.float64]:
     if shared is not None and len(shared):
         return shared[::-1][::-(-len(shared) // _LEVELS_MOST)][::-1]
     ends = [largest_radius(line) for line in lines]
-    reached = max((float(t["radius"].max()) for line in lines for t in line.tables), default=0.0)
+    reached = max((float(certified.proven(t).max(initial=0.0)) for line in lines for t in line.tables), default=0.0)
     return certified.default_radii(max([end for end in ends if math.isfinite(end)] + [reached]))
 
 

@@ -112,7 +112,8 @@ def _certified(axes: Axes, line: Line[Certified], style: dict[str, Any], end: fl
     axes.fill_between(x, np.maximum(y - error, 0), np.minimum(y + error, 100), step="pre", color=style["color"], alpha=0.15,
                       linewidth=0)
     if levelled:
-        at = certified.curve(line.tables, levels.levels(line))
+        table = levels.levels(line)
+        at = certified.curve(line.tables, table[table <= end])  # beyond it nothing is proven
         axes.plot(at["radius"], 100 * at["accuracy"], marker="o", linestyle="none", color=style["color"], markerfacecolor="white",
                   markersize=6, clip_on=False, zorder=4)
     natural = certified.natural(line.tables)

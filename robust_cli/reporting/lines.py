@@ -14,7 +14,7 @@ from robust_cli.reporting import attacked as robust
 from robust_cli.reporting.load import DERIVED, Attacked, Certified
 
 # Facets shown whenever they differ, in this order; every other facet is shown only where it is needed to tell lines apart.
-_ALWAYS = ("dataset", "model", "regime", "classifier", "noise", "noise_std", "sampling", "attack", "certificate", "norm",
+_ALWAYS = ("dataset", "model", "regime", "classifier", "noise", "noise_std", "sampling", "label_aware", "attack", "certificate",
            "bounds")
 _OF_THE_PART = ("attack", "certificate", "norm", "bounds", "interval", "multiplicity")
 _USUAL = (None, "gaussian noise", "fixed sampling")
@@ -240,6 +240,6 @@ def _unlike(titles: Sequence[str], k: int, line: AnyLine) -> str:
 
 def in_common(lines: Sequence[AnyLine]) -> str:
     """What all lines share, in words, for a caption; Gaussian noise and a fixed number of draws go without saying."""
-    keys = [*(key for key in _ALWAYS if key != "norm"), "samples", "failure_probability", "decision_votes", "gradient_draws"]
+    keys = [*_ALWAYS, "samples", "failure_probability", "decision_votes", "gradient_draws"]
     return ", ".join(lines[0].facets[key] for key in keys
                      if len({line.facets.get(key) for line in lines}) == 1 and lines[0].facets.get(key) not in _USUAL)

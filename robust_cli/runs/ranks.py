@@ -43,7 +43,8 @@ def ranks() -> Ranks:
     try:
         return Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
     except (KeyError, ValueError) as error:
-        raise UserError(f"torchrun: expected its RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE in the environment ({error})") from error
+        raise UserError("torchrun: expected its RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE in the environment "
+                        f"({error})") from error
 
 
 def _group():  # type: ignore[no-untyped-def]

@@ -24,7 +24,8 @@ class Block:
     draws: int
 
     def __post_init__(self) -> None:
-        assert self.first % CHUNK == 0 and self.draws > 0, self
+        assert self.first % CHUNK == 0, self
+        assert self.draws > 0, self
 
     @property
     def chunks(self) -> range:

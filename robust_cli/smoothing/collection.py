@@ -12,7 +12,6 @@ from robust_cli.smoothing.batching import Block
 from robust_cli.smoothing.plans.plan import CHUNK, Course, Trail, Votes
 
 
-
 class Collection:
     """The votes of a course's images. Memory does not grow with the number of draws: only sums and trails are kept."""
 
@@ -56,8 +55,9 @@ class Collection:
         wanted = self.wanted(index) if index in self._row else None
         if wanted is None or (wanted.purpose, wanted.block, wanted.draws) != (purpose, block, sum(counts)):
             expected = "none" if wanted is None else f"{wanted.draws} votes of {wanted.purpose} block {wanted.block}"
-            raise UserError(f"votes: expected {expected} of image {index} next, as the sampling plan has fixed it, found {sum(counts)} "
-                            f"of {purpose} block {block}; the file is damaged or of another plan: certify into a new folder")
+            raise UserError(f"votes: expected {expected} of image {index} next, as the sampling plan has fixed it, found "
+                            f"{sum(counts)} of {purpose} block {block}; the file is damaged or of another plan: certify into a "
+                            "new folder")
         row = self._row[index]
         self._counts[int(purpose == "estimation"), row] += np.asarray(counts, dtype=np.int64)
         if purpose == "selection":

@@ -36,8 +36,8 @@ class Tally:
             except ValueError:
                 index, block, draws, counts = 0, -1, 0, []
             if block < 0 or sum(counts) != draws or min(counts, default=-1) < 0 or cells[1] not in PURPOSES:
-                raise UserError(f"{self.path}: expected one row of votes a block that add up to its draws, found {cells}; the file "
-                                "is damaged: certify into a new folder")
+                raise UserError(f"{self.path}: expected one row of votes a block that add up to its draws, found {cells}; the "
+                                "file is damaged: certify into a new folder")
             yield index, cells[1], block, counts
 
     def put_in_order(self, indices: Sequence[int], others: Sequence[Path] = ()) -> None:
@@ -60,8 +60,8 @@ class Tally:
                     file.seek(keys[row, 4])
                     target.write(file.readline())
         except OSError as error:
-            raise UserError(f"{part}: cannot write ({error.strerror}); the votes are kept in {self.path}: make room and go on with "
-                            "resume=<this folder>") from error
+            raise UserError(f"{part}: cannot write ({error.strerror}); the votes are kept in {self.path}: make room and go on "
+                            "with resume=<this folder>") from error
         finally:
             for file in files:
                 file.close()
@@ -77,7 +77,7 @@ def _keys(path: Path, number: int, place: dict[int, int]) -> Iterator[tuple[int,
         for line in file:
             index, purpose, block, _ = line.split(b",", 3)
             if int(index) not in place:
-                raise UserError(f"{path}: expected votes of the run's images, found votes of image {int(index)}, which this run has "
-                                "not; certify into a new folder")
+                raise UserError(f"{path}: expected votes of the run's images, found votes of image {int(index)}, which this run "
+                                "has not; certify into a new folder")
             yield place[int(index)], PURPOSES.index(purpose.decode()), int(block), number, at
             at += len(line)

@@ -37,7 +37,8 @@ class NoisyVotes:
     def __init__(self, model: nn.Module, classes: int, noise: Noise, seed: int, device: torch.device | str,
                  precision: str = "fp32", workers: int | None = None) -> None:
         """precision 'fp32' or 'bf16' (autocast): the votes are of the model in that precision; workers: threads that count at
-        once (default: one a core on a CPU, two on a GPU, so that one prepares while the other computes); votes do not depend on it."""
+        once (default: one a core on a CPU, two on a GPU, so that one prepares while the other computes), on which no vote
+        depends."""
         self.device, self.precision = torch.device(device), precision
         self._format = memory_format(model, self.device)
         self.model = model.to(memory_format=self._format)

@@ -134,11 +134,12 @@ def disagreement(folder: Path, images: int = 20, draws: int = 1000) -> dict[str,
     generator, different = torch.Generator().manual_seed(0), 0
     with torch.inference_mode():
         for image in subject.images.float():
-            noisy = (image + noise_std * torch.randn(draws, *image.shape, generator=generator)).to(memory_format=torch.channels_last)
+            noisy = image + noise_std * torch.randn(draws, *image.shape, generator=generator)
             answers = subject.model(noisy).argmax(1)
             with torch.autocast("cpu", torch.bfloat16):
                 different += int((subject.model(noisy).argmax(1) != answers).sum())
-    return {"run": folder.name, "noise_std": noise_std, "draws": images * draws, "different_percent": 100 * different / images / draws}
+    total = images * draws
+    return {"run": folder.name, "noise_std": noise_std, "draws": total, "different_percent": 100 * different / total}
 
 
 def growth(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -151,7 +152,7 @@ def growth(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
                      "certificate=[neyman_pearson]", f"hydra.run.dir={place}/run"]
             launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
             start = time.perf_counter()
-            subprocess.run([sys.executable, "-W", "ignore", *launcher, "-m", "robust_cli.cli", *words], check=True,
+            subprocess.run([sys.executable, "-W", "ignore", *launcher, "-m", "robust_cli", *words], check=True,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             seconds = time.perf_counter() - start
             about = json.loads((Path(place) / "run" / "about.json").read_text(encoding="utf-8"))
@@ -182,7 +183,7 @@ def main() -> None:
     fast.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     fast.add_argument("--draws", type=int, help="of an image and round (default: 20000, 4000, 1000)")
     fast.add_argument("--rounds", type=int, default=3)
-    fast.add_argument("--runs", nargs="*", type=Path, default=[], help="training runs whose votes are compared between precisions")
+    fast.add_argument("--runs", nargs="*", type=Path, default=[], help="training runs to compare the precisions' votes of")
     fast.add_argument("--peers-python", default=sys.executable, help="a Python that has adversarial-robustness-toolbox")
     grow = commands.add_parser("growth")
     grow.add_argument("--run", type=Path, required=True)

@@ -53,8 +53,9 @@ def compared(folder: Path, plain: float | None) -> pd.DataFrame:
     fixed = np.where(rows["predicted"] == rows["label"], rows["radius"], 0.0)
     radii = step * np.arange(int(3 * about["noise_std"] / step + 1e-9) + 1)
     found = []
-    for name, plan in (("sequential", Sequential(samples, selection)), ("sequential, label-aware", Sequential(samples, selection, label_aware=True)),
-                       ("anytime", Anytime(samples, selection))):
+    plans = {"sequential": Sequential(samples, selection), "anytime": Anytime(samples, selection),
+             "sequential, label-aware": Sequential(samples, selection, label_aware=True)}
+    for name, plan in plans.items():
         other = replayed(run, plan, about, rows)
         for radius in radii:
             before = fixed >= radius if radius else fixed > 0

@@ -10,7 +10,9 @@ import yaml
 from invoking import robust
 from published_formats import write_cifar, write_mnist
 
+from robust_cli.certificates.certificate import USUAL
 from robust_cli.composing.build import build
+from robust_cli.composing.schema import Noise
 from robust_cli.datasets.cifar import Cifar10, Cifar100
 from robust_cli.evaluation.plan import is_closest, kind
 from robust_cli.runs.folder import RunFolder
@@ -73,10 +75,22 @@ def test_every_schedule_and_optimizer_takes_a_step(schedule: str, optimizer: str
 
 @pytest.mark.parametrize("certificate", names("certificate"))
 def test_every_certificate_runs_alone_with_both_kinds_of_bounds(certificate: str, trained: RunFolder, data: Path) -> None:
+    noise = certificate.removesuffix("_l1") if certificate.endswith("_l1") else "gaussian"
     for bounds in ("two_class", "runner_up"):
         run = robust("certify", f"run={trained}", f"certificate={certificate}", f"certificate.{certificate}.bounds={bounds}",
-                     "subset=first:2", "samples=40", "selection_samples=10").folder
+                     f"noise={noise}", "subset=first:2", "samples=40", "selection_samples=10").folder
         assert run.read_about()["certificates"][certificate]["bounds"] == bounds
+
+
+@pytest.mark.parametrize("noise", [noise.name for noise in Noise])
+@pytest.mark.parametrize("plan", names("sampling"))
+def test_every_plan_runs_with_every_noise(plan: str, noise: str, trained: RunFolder, data: Path) -> None:
+    certificate = USUAL[noise]
+    run = robust("certify", f"run={trained}", f"sampling={plan}", f"certificate={certificate}", f"noise={noise}",
+                 "subset=first:2", "samples=80").folder
+    about = run.read_about()
+    assert (about["noise"], about["sampling"]["name"]) == (noise, plan)
+    assert robust("report", str(run)).code == 0
 
 
 def node(group: str, name: str) -> dict[str, Any]:

@@ -94,7 +94,9 @@ WAYS = {
     "TorchScript": ("model=torchscript", "model.file=net.pt"),
     "torch.export": ("model=exported", "model.file=net.pt2"),
 }
-NAMES = {"their class": "Net", "TorchScript": "torchscript-net", "torch.export": "exported-net"}
+NAMES = {"our architecture, their weights": "cnn_small-net", "our own file": "cnn_small-run", "their class": "Net-mine",
+         "Cohen's layout, normalisation told": "cnn_small-cohen", "TorchScript": "torchscript-net",
+         "torch.export": "exported-net"}
 
 
 def refused(answer: Answer) -> str:
@@ -109,7 +111,7 @@ def test_every_way_certifies_as_the_run_itself(way: str, here: Path, trained: Ru
     assert run.votes.read_bytes() == reference.votes.read_bytes()
     assert run.certificates.read_bytes() == reference.certificates.read_bytes()
     about, saved = run.read_about(), yaml.safe_load(run.config.read_text())
-    name = NAMES.get(way, "cnn_small")
+    name = NAMES[way]
     assert (about["model"], about["regime"], about["train_run"], about["train_seed"]) == (name, "own", None, None)
     assert run.path.name.endswith(f"_certify_digits_{name}_own")
     file = saved["model"].get("weights") or saved["model"]["file"]
@@ -203,6 +205,17 @@ def test_what_does_not_go_together_is_one_line(here: Path, words: tuple[str, ...
     assert line in refused(robust("certify", "dataset=digits", *words, *CERTIFY))
 
 
+def test_a_normalisation_beside_the_weights_is_used(here: Path, made: Path) -> None:
+    plain = torch.load(made / "net.pth")["net"]
+    torch.save({"mu": torch.full((1, 1, 1, 1), 0.2), "sigma": torch.full((1, 1, 1, 1), 0.5)} | plain, here / "bench.pt")
+    words = ("certify", "dataset=digits", "model=cnn_small", *CERTIFY)
+    found = robust(*words, "model.weights=bench.pt")
+    told = robust(*words, "model.weights=net.pth", "model.mean=[0.2]", "model.std=[0.5]")
+    assert "normalised first by mean [0.2], std [0.5], which stood beside the weights" in found.out
+    assert found.folder.votes.read_bytes() == told.folder.votes.read_bytes()
+    assert found.folder.read_about()["mean"] == pytest.approx([0.2])
+
+
 def test_logits_are_compared_with_the_data_set(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBUST_DATA", str(here / "data"))
     write_cifar(here / "data", Cifar10, monkeypatch)
@@ -221,9 +234,13 @@ def test_torchvision_by_name(here: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     plain = robust("certify", *words, *CERTIFY, "subset=first:3")
     assert "images are not normalised before it" in plain.out
     first, second = plain.folder, robust("certify", *words, *mean, *CERTIFY, "subset=first:3").folder
-    assert first.read_about()["model"] == "squeezenet1_1"
+    assert first.read_about()["model"] == "squeezenet1_1-r"
     assert first.read_about()["model_fingerprint"] != second.read_about()["model_fingerprint"]
     assert robust("attack", *words, *ATTACK, "subset=first:3").code == 0
+    step = ("training.epochs=1", "training.batch_size=2", "subset=first:4")
+    run = robust("train", *words[:-1], *step).folder  # trained here as well
+    about = robust("certify", f"run={run}", *CERTIFY, "subset=first:3").folder.read_about()
+    assert (about["model"], about["regime"], about["train_run"]) == ("torchvision", "stability", str(run))
 
 
 def test_a_class_that_brings_its_weights(here: Path, reference: RunFolder) -> None:

@@ -64,8 +64,8 @@ def test_a_shard_that_is_none_is_refused(shard: str) -> None:
 
 
 def test_shards_merge_into_the_very_run_of_one_process(place: Path, parts: list[Path]) -> None:
-    shards = [pd.read_csv(part / "certificates.csv")["index"].tolist() for part in parts]
-    assert sorted(sum(shards, [])) == sorted(pd.read_csv(place / "whole" / "certificates.csv")["index"])
+    found = pd.concat([pd.read_csv(part / "certificates.csv") for part in parts])
+    assert sorted(found["index"]) == sorted(pd.read_csv(place / "whole" / "certificates.csv")["index"])
     answer = robust("merge", *(str(parts[k]) for k in (2, 0, 1)), "--output", "merged")
     assert answer.code == 0, answer.err
     same_results(Path("merged"), place / "whole")
@@ -98,7 +98,9 @@ def test_parts_of_different_runs_are_refused(parts: list[Path], file: str, key: 
     path = parts[1] / file
     before = path.read_text()
     assert key in before, before
-    changed = key.replace("fp32", "bf16").replace("cpu", "cuda").replace("0.5", "0.25").replace("500", "400").replace("seed: 0", "seed: 1")
+    changed = key
+    for old, new in (("fp32", "bf16"), ("cpu", "cuda"), ("0.5", "0.25"), ("500", "400"), ("seed: 0", "seed: 1")):
+        changed = changed.replace(old, new)
     path.write_text(before.replace(key, changed if changed != key else f"{key}f", 1))
     assert "differs from that of" in refused(*parts)
 
@@ -110,7 +112,7 @@ def test_a_part_that_is_not_complete_is_refused(parts: list[Path]) -> None:
 
 def torchrun(root: Path, processes: int, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m",
-                           "robust_cli.cli", *words], cwd=root, capture_output=True, text=True, timeout=300,
+                           "robust_cli", *words], cwd=root, capture_output=True, text=True, timeout=300,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 

@@ -24,7 +24,7 @@ def test_it_needs_no_run(files):
     assert (config.run, config.noise_std, config.choices.regime) == (None, 0.25, "own")
     assert config.model.weights == str(files.home / "w.pth")
     assert config.model_sha256.startswith("7692c3ad3540bb803c020b3aee66cd88")  # of b"one"
-    assert folder.path.name.endswith("_certify_digits_cnn_small_own")
+    assert folder.path.name.endswith("_certify_digits_cnn_small-w_own")
     assert "root" not in config.dataset
     assert "regime" not in folder.read_config()
 
@@ -43,10 +43,10 @@ def test_attack_is_on_the_base_classifier_unless_there_is_noise(files):
 
 
 @pytest.mark.parametrize(("words", "name"), [
-    (("model._target_=my_package.nets.MyNet", "model.weights=w.pth"), "MyNet"),
+    (("model._target_=my_package.nets.MyNet", "model.weights=w.pth"), "MyNet-w"),
     (("model=torchscript", "model.file=w.pth"), "torchscript-w"),
     (("model=exported", "model.file=./v.pth"), "exported-v"),
-    (("model=torchvision", "model.name=resnet18", "model.weights=w.pth"), "resnet18"),
+    (("model=torchvision", "model.name=resnet18", "model.weights=w.pth"), "resnet18-w"),
 ])
 def test_folders_are_named_by_the_model(files, words, name):
     folder = files.done("certify", *words, "dataset=cifar10", "noise_std=1")
@@ -60,8 +60,8 @@ MISTAKES = [
     ("certify dataset=digits noise_std=1", "model: expected the class of your model, model=NAME"),
     ("certify model.weights=w.pth dataset=digits noise_std=1", "model: expected the class of your model"),
     ("certify model.weights=w.pth", "model: expected the class of your model"),
-    ("certify OWN", "noise_std: cnn_small is a model of your own; say which noise to smooth it with, noise_std=0.25"),
-    ("attack OWN classifier=smoothed", "noise_std: cnn_small is a model of your own; say which noise the smoothed"),
+    ("certify OWN", "noise_std: cnn_small-w is a model of your own; say which noise to smooth it with, noise_std=0.25"),
+    ("attack OWN classifier=smoothed", "noise_std: cnn_small-w is a model of your own; say which noise the smoothed"),
     ("attack OWN classifier=base noise_std=1", "noise_std: a base classifier has no noise"),
     ("certify OWN noise_std=1 model.weights=u.pth", "model.weights={home}/u.pth: expected a file, no such file"),
     ("certify OWN noise_std=1 model.weights=.", "model.weights={home}: expected a file, found a folder"),
@@ -121,7 +121,7 @@ def test_its_folder_is_a_run_for_the_other_commands(files):
     assert "had the noise uniform; say which noise to smooth it with" in files("certify", f"run={attacked}").err
     base = files.done("attack", f"run={attacked}", "classifier=base")
     assert "had a base classifier; say which noise to smooth it with" in files("certify", f"run={base}").err
-    assert attacked.path.name.endswith("_attack_digits_cnn_small_own")
+    assert attacked.path.name.endswith("_attack_digits_cnn_small-w_own")
 
 
 def test_a_run_that_is_not_complete_is_no_run_for_others(files):
@@ -185,7 +185,7 @@ def test_resuming_with_the_same_words_and_a_moved_file(files, stopped):
 def test_sweeps_over_own_models(files):
     files.done("certify", "-m", "model=cnn_small,lenet", "model.weights=w.pth", "dataset=digits", "noise_std=0.25,0.5")
     expected = [(model, noise) for model in ("cnn_small", "lenet") for noise in (0.25, 0.5)]
-    assert [(config.choices.model, config.noise_std) for config, _ in files.seen] == expected
+    assert [(config.choices.model.partition("-")[0], config.noise_std) for config, _ in files.seen] == expected
     (sweep,) = files.home.glob("outputs/*/*")
     assert sweep.name.endswith("_certify_digits_own_sweep")
     files.done("certify", "-m", "model=cnn_small", "model.weights=w.pth,v.pth", "dataset=digits", "noise_std=0.25")
@@ -203,7 +203,7 @@ def test_a_model_in_a_config_of_the_users(files, monkeypatch):
         "# Mine. Source: me\n_target_: my_nets_of_the_tests.Net\nwidth: 8  # channels\nweights: w.pth\n")
     folder = files.done("certify", "-cd", "my", "model=mine", "model.width=16", "dataset=digits", "noise_std=0.5")
     config = files.seen[-1][0]
-    assert (config.choices.model, config.model.width, config.model.weights) == ("mine", 16, str(files.home / "w.pth"))
+    assert (config.choices.model, config.model.width, config.model.weights) == ("mine-w", 16, str(files.home / "w.pth"))
     assert "is none of the classes" in files("attack", f"run={folder}").err
     files.done("attack", f"run={folder}", "-cd", "my")
 

@@ -75,6 +75,11 @@ def test_more_samples_on_a_finished_run_are_optional_stopping(robust):
     assert len(robust.seen) == 2
 
 
+def test_a_certify_run_of_an_earlier_version_is_not_gone_on_with(robust, good):
+    old = pytest.write_run(robust.home / "old", {**good, "run": "x", "samples": 100}, "certify", "running")
+    assert "was begun by an earlier version of robust" in robust("certify", f"resume={old}").err
+
+
 def test_certify_goes_on_with_its_own_run(robust):
     run = robust.done("train", "regime.noise_std=0.25")
 

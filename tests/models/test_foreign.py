@@ -240,6 +240,16 @@ def in_constants(name: str, content: bytes) -> bytes:
                                         "tensor_meta": None}}}).encode()
 
 
+def in_weights(name: str, content: bytes) -> bytes:
+    if name == "data/weights/weight_0":
+        return pickle.dumps(Hostile())
+    if name != "data/weights/model_weights_config.json":
+        return content
+    config = json.loads(content)
+    config["config"]["0.weight"]["use_pickle"] = True
+    return json.dumps(config).encode()
+
+
 HOSTILE: dict[str, tuple[Callable[[str, bytes], bytes], dict[str, bytes]]] = {
     "an operator that is a system call": (in_graph("torch.ops.aten.relu.default", "torch.os.system"), {}),
     "an operator that reads files": (in_graph("torch.ops.aten.relu.default", "torch.ops.aten.from_file.default"), {}),
@@ -249,6 +259,7 @@ HOSTILE: dict[str, tuple[Callable[[str, bytes], bytes], dict[str, bytes]]] = {
     "a name that is code": (in_graph('"name": "relu"', '"name": "relu=print(1)"'), {}),
     "a guard that is a call": (in_graph('"guards_code": []', '"guards_code": ["print(1)"]'), {}),
     "a pickled constant": (in_constants, {"data/constants/opaque_obj_0": pickle.dumps(Hostile())}),
+    "a pickled weight": (in_weights, {}),
     "pickled sample inputs": (lambda name, content: pickle.dumps(Hostile()) if name.startswith("data/sample") else content, {}),
     "compiled code": (lambda name, content: content, {"data/aotinductor/model/x.so": b"x"}),
 }

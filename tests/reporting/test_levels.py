@@ -96,6 +96,15 @@ def test_the_figure_has_a_mark_at_every_level(build):
     assert np.asarray(marks[0].get_ydata()).tolist() == pytest.approx([60, 40, 20, 20])
 
 
+def test_levels_far_beyond_what_is_proven_do_not_stretch_the_figure(build, tmp_path):
+    rows = [(0, 0, 0, 5e-10)]
+    (line,) = lines_of(build.certify("t", {"neyman_pearson": rows}, plan={"radii": [0, 0.5, 1]}, comparable=False, largest=0.0))
+    figures.save(figures.certified_figure([line], [0.0]), tmp_path / "x.png", tmp_path / "x.svg")
+    (mark,) = (drawn for drawn in figures.certified_figure([line], [0.0]).axes[0].lines if len(drawn.get_xdata()) == 1
+               and drawn.get_marker() == "o")
+    assert mark.get_xdata().tolist() == [0]
+
+
 def test_published_numbers_between_levels_are_marked(build):
     (line,) = lines_of(sequential(build))
     ours = [row for row in literature.beside_ours([line]).rows if row[1] == "this report"]
@@ -210,3 +219,10 @@ def test_what_is_proven_and_attacked_is_drawn_together_norm_by_norm(build, tmp_p
                           adversarial={(o["attack"], o["budget"]): np.zeros((2, 1, 2, 2), np.float32) for o in outcomes})
     report = write_report([certify.path, attack.path], tmp_path)
     assert {name for name in report.figures if name.startswith("combined")} == {"combined_mnist_1", "combined_mnist_linf_1"}
+
+
+def test_the_norm_is_in_a_title_only_where_nothing_else_tells_lines_apart(build):
+    rows = {"neyman_pearson": [(0, 0, 0, 1.0)]}
+    runs = [build.certify(norm, rows, later={"norm": norm}, images=1) for norm in ("l2", "linf")]
+    assert [line.title for line in lines_of(*runs)] == ["l2", "linf"]
+    assert [line.title for line in lines_of(norms(build))] == ["neyman_pearson, two-class", "in_linf, runner-up"]

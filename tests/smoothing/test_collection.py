@@ -64,10 +64,11 @@ def test_a_run_without_selection_votes_begins_with_the_estimation() -> None:
 
 
 @pytest.mark.parametrize(("index", "purpose", "block", "counts"), [
-    (7, "estimation", 0, [64, 0, 0]), (7, "selection", 1, [100, 0, 0]), (7, "selection", 0, [99, 0, 0]), (3, "selection", 0, [100, 0, 0])])
+    (7, "estimation", 0, [64, 0, 0]), (7, "selection", 1, [100, 0, 0]), (7, "selection", 0, [99, 0, 0]),
+    (3, "selection", 0, [100, 0, 0])])
 def test_other_votes_than_the_wanted_are_refused(index: int, purpose: str, block: int, counts: list[int]) -> None:
     found = collection()
-    with pytest.raises(UserError, match="found .* the file is damaged or of another plan"):
+    with pytest.raises(UserError, match=r"found .* the file is damaged or of another plan"):
         found.take(index, purpose, block, counts)
 
 

@@ -119,7 +119,7 @@ def test_what_a_run_began_with_has_to_be_there_when_it_goes_on(tmp_path: Path, m
 @pytest.mark.parametrize("noise_std", [0.7, 0.1, 0.5])
 def test_radii_are_of_the_noise_that_was_drawn(noise_std: float) -> None:
     """Noise is scaled by the float32 next to noise_std, which for 0.7 is smaller by 2e-8 of it."""
-    made = Procedure({"neyman_pearson": NeymanPearson()}, Fixed(100, 10), make_noise("gaussian", noise_std), 0.001)
+    made = Procedure({"neyman_pearson": NeymanPearson()}, Fixed(100, 10), "fixed", make_noise("gaussian", noise_std), 0.001)
     course = made.course((1, 2, 2), 2)
     found = course.radius("neyman_pearson", Bounds(np.array([1, -1]), np.array([0.9, 0.4]), np.array([0.1, 0.6]), ""))
     drawn = float(torch.tensor(noise_std))
@@ -130,7 +130,7 @@ def test_radii_are_of_the_noise_that_was_drawn(noise_std: float) -> None:
 
 
 def test_what_the_noise_may_lack_is_charged_to_the_failure_probability() -> None:
-    made = Procedure({"neyman_pearson": NeymanPearson()}, Fixed(1000, 100), make_noise("integer_grid", 0.5), 1e-3)
+    made = Procedure({"neyman_pearson": NeymanPearson()}, Fixed(1000, 100), "fixed", make_noise("integer_grid", 0.5), 1e-3)
     charged = made.noise.residual(4, 1100)
     assert 0 < charged < 1e-6
     assert made.course((1, 2, 2), 2).failure_probability == 1e-3 - charged
@@ -139,7 +139,7 @@ def test_what_the_noise_may_lack_is_charged_to_the_failure_probability() -> None
 
 
 def test_a_linf_certificate_knows_the_size_of_the_images() -> None:
-    made = Procedure({"linf": NeymanPearson(norm="linf")}, Fixed(1000, 100), make_noise("gaussian", 0.5), 1e-3)
+    made = Procedure({"linf": NeymanPearson(norm="linf")}, Fixed(1000, 100), "fixed", make_noise("gaussian", 0.5), 1e-3)
     bounds = Bounds(np.array([1]), np.array([0.9]), np.array([0.1]), "")
     found = made.course((3, 10, 10), 2).radius("linf", bounds)[0]
     assert found == pytest.approx(NeymanPearson()(0.9, 0.1, 0.5) / 300**0.5, rel=1e-9)

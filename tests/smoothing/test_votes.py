@@ -39,7 +39,8 @@ def split(index: int, draws: int, size: int) -> list[Block]:
     return [Block(index, "estimation", k, first, min(size, draws - first)) for k, first in enumerate(range(0, draws, size))]
 
 
-def counted(counter: NoisyVotes, images: torch.Tensor, draws: int, order: list[int], size: int = 5 * CHUNK) -> dict[Block, list[int]]:
+def counted(counter: NoisyVotes, images: torch.Tensor, draws: int, order: list[int],
+            size: int = 5 * CHUNK) -> dict[Block, list[int]]:
     """All blocks at once, as they come."""
     found: dict[Block, list[int]] = {}
     counter.serve(((images[i], block) for i in order for block in split(i, draws, size)), found.__setitem__)
@@ -75,7 +76,8 @@ def test_votes_do_not_depend_on_workers_order_neighbours_or_restarts() -> None:
 
 def test_votes_do_not_depend_on_how_the_draws_are_cut_into_blocks() -> None:
     model, images = network(), torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(1))
-    sums = [torch.tensor(list(counted(votes(model, 5), images, 1500, [0], size).values())).sum(0) for size in (CHUNK, 3 * CHUNK, 1536)]
+    found = [counted(votes(model, 5), images, 1500, [0], size) for size in (CHUNK, 3 * CHUNK, 1536)]
+    sums = [torch.tensor(list(counts.values())).sum(0) for counts in found]
     assert torch.equal(sums[0], sums[1])
     assert torch.equal(sums[0], sums[2])
 
@@ -115,7 +117,7 @@ def test_batches_are_full_of_many_images_and_a_chunk_keeps_its_place() -> None:
 
     def count(order: list[int], workers: int) -> int:
         counter = votes(Spy().eval(), 36, workers=workers)
-        todo = {i: 6 for i in order}
+        todo = dict.fromkeys(order, 6)
 
         def answer(block: Block, counts: list[int]) -> tuple[torch.Tensor, Block] | None:
             todo[block.index] -= 1
@@ -207,7 +209,8 @@ def test_an_answer_that_is_not_a_number_is_no_vote(workers: int) -> None:
 
 
 def test_votes_in_bf16_are_of_the_model_in_bf16() -> None:
-    model, images, noise = network(), torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1)), make_noise("gaussian", 0.5)
+    model, noise = network(), make_noise("gaussian", 0.5)
+    images = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1))
     found = {workers: counted(NoisyVotes(model, 5, noise, 0, "cpu", "bf16", workers), images, 1500, [2, 0, 1, 3])
              for workers in (1, 3)}
     assert found[1] == found[3]

@@ -34,6 +34,7 @@ from robust_cli.smoothing.plans.plan import (
 )
 
 SELECTION = 64
+_REMEMBERED = 100_000  # verdicts, so that memory does not grow with the number of images
 REMEMBERED = 100_000  # verdicts: many images have the same few votes against them
 
 
@@ -161,6 +162,8 @@ class AnytimeCourse:
         kinds = {self._kind(made) for made in self.certificates.values()}
         key = draws, top, rival if any(name == "runner_up" for name, _ in kinds) else 0
         if key not in self._verdicts:
+            if len(self._verdicts) > _REMEMBERED:
+                self._verdicts.clear()
             if len(self._verdicts) >= REMEMBERED:
                 self._verdicts.clear()
             found = {self._of_kind(kind, draws, top, rival) for kind in kinds}

@@ -43,6 +43,12 @@ class Sequential:
     With ``label_aware`` images whose selected class is not their label stop with "skipped" before the first estimation draw:
     they can add nothing to certified accuracy, but abstention, natural accuracy and radii of wrong answers are unknown then.
 
+    What it costs: simulated at failure_probability 0.001 with the vote shares of six published CIFAR-10 models (noise 0.25 to
+    1), the usual table with 100,000 ``samples`` takes 17 times fewer draws than a fixed plan on the same votes (geometric mean;
+    21 times with label_aware), a single radius of 1 or 2 noise_std 139 times (183), for at most 0.5 points of certified
+    accuracy at any radius; patience 100,000: 13 times (17) and 100 times (135) for at most 0.3 points. Three MNIST models, whose
+    radii crowd near the largest: up to 0.9 points, and 0.6 with patience 100,000.
+
     Raises Wrong for samples < 1, selection_samples < 1, a patience outside (0, 1e12] and radii that do not increase from >= 0.
     """
 
