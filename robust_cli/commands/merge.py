@@ -83,8 +83,8 @@ def _check_parts(parts: Sequence[Part]) -> None:
             if different:
                 key = different[0]
                 here, there = _short(other.get(key)), _short(one.get(key))
-                raise UserError(f"{part.folder}: {key} differs from that of {first.folder} in {what}: {here} here, {there} there; "
-                                "only parts of one run can be merged")
+                raise UserError(f"{part.folder}: {key} differs from that of {first.folder} in {what}: {here} here, {there} "
+                                "there; only parts of one run can be merged")
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,8 @@ def transfers(folders: Iterable[str], images: Images) -> tuple[list[Planned], di
 
 
 def _title(about: Mapping[str, Any]) -> str:
+    if about.get("train_run", "") is None:
+        return f"{about['model']}, a model of one's own, on {about['dataset']}"
     return f"{about['model']} trained with {about['regime']} on {about['dataset']}, seed {about.get('train_seed')}"
 
 

@@ -132,7 +132,7 @@ def _model_facets(run: Certified | Attacked) -> dict[str, str]:
     about = run.about
     facets = _words((key, about.get(key), words) for key, words in (
         ("dataset", "{}"), ("model", "{}"), ("regime", "{}"), ("noise_std", "noise {}"), ("subset", "images {}"),
-        ("precision", "{}"), ("training_noise_std", "trained with noise {}")))
+        ("precision", "{}"), ("training_noise_std", "trained with noise {}"), ("model_file", "file {}")))
     settings = {k: v for k, v in (run.training or {}).items() if not k.endswith("_target_") and k != "regime.noise_std"}
     return {**facets, **{f"training: {k}": f"{k.split('.')[-1]} {v}" for k, v in settings.items()}}
 
@@ -235,7 +235,8 @@ def _unlike(titles: Sequence[str], k: int, line: AnyLine) -> str:
     """The title, with the training's seed or a number where another line has the same words."""
     if titles.count(titles[k]) == 1:
         return titles[k]
-    return f"{titles[k]}, run {titles[:k].count(titles[k]) + 1} (training seed {line.about.get('train_seed')})"
+    seed = line.about.get("train_seed")
+    return f"{titles[k]}, run {titles[:k].count(titles[k]) + 1}" + ("" if seed is None else f" (training seed {seed})")
 
 
 def in_common(lines: Sequence[AnyLine]) -> str:
