@@ -46,6 +46,8 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     say(f"  noise {made.noise.name} of std {made.noise.noise_std:g}, sampling {made.name}: {'up to ' * course.stops_early}"
         f"{config.samples} draws an image after {course.selection} to select its class, failure probability "
         f"{config.failure_probability:g}; certificates: {', '.join(made.certificates)}")
+    if course.note:
+        say(f"  {course.note}")
     mine = positions(config.shard, len(subject.images))
     indices, labels = ([values[p] for p in mine] for values in (subject.images.indices.tolist(), subject.images.labels.tolist()))
     place = dict(zip(indices, mine, strict=True))

@@ -40,8 +40,7 @@ def replayed(run: RunFolder, plan: Sampling, about: Mapping[str, Any], table: pd
     votes = collection.votes()
     bounds = course.bounds("neyman_pearson", votes)
     right = bounds.predicted == table["label"].to_numpy()
-    return pd.DataFrame({"radius": np.where(right, course.radius("neyman_pearson", bounds), 0.0), "right": right,
-                         "draws": collection.draws})
+    return pd.DataFrame({"radius": np.where(right, course.radius("neyman_pearson", bounds), 0.0), "draws": collection.draws})
 
 
 def compared(folder: Path, plain: float | None) -> pd.DataFrame:
@@ -59,7 +58,7 @@ def compared(folder: Path, plain: float | None) -> pd.DataFrame:
         other = replayed(run, plan, about, rows)
         for radius in radii:
             before = fixed >= radius if radius else fixed > 0
-            now = (other["radius"] >= radius if radius else (other["radius"] > 0) | other["right"]).to_numpy()
+            now = (other["radius"] >= radius if radius else other["radius"] > 0).to_numpy()
             difference = now.astype(float) - before
             found.append({"run": folder.name, "plan": name, "images": len(rows), "radius": radius, "fixed": 100 * before.mean(),
                           "accuracy": 100 * now.mean(), "difference": 100 * difference.mean(),

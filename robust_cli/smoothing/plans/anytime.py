@@ -99,6 +99,7 @@ class AnytimeCourse:
     classes: int
     comparable: bool = True
     stops_early: bool = True
+    note: str = ""
     _verdicts: dict[tuple[int, int, int], str] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property

@@ -144,6 +144,7 @@ class FixedCourse:
     classes: int
     comparable: bool = True
     stops_early: bool = False
+    note: str = ""
 
     @cached_property
     def boundaries(self) -> tuple[int, ...]:

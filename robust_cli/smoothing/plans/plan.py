@@ -104,6 +104,10 @@ class Course(Protocol):
     def largest_radius(self, certificate_name: str) -> float:
         """The radius of unanimous votes: the largest that could ever be proven."""
 
+    @property
+    def note(self) -> str:
+        """A line on what the plan cannot do that its settings ask for; "" if there is nothing."""
+
     def describe(self) -> dict[str, Any]:
         """All of it in JSON's types."""
 

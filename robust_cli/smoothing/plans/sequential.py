@@ -56,7 +56,7 @@ class Sequential:
     selection_samples: int | None = None
     radii: Sequence[float] | None = None
     label_aware: bool = False
-    patience: float = 30_000.0
+    patience: float = 50_000.0
 
     def __post_init__(self) -> None:
         check(self.samples >= 1, "samples", "a whole number >= 1", self.samples)
