@@ -8,7 +8,7 @@ speed: processes that take turns, each warmed up, with the same threads (all cor
 1000 noisy copies by torch.randn_like, argmax, bincount) and `art` (the adversarial-robustness-toolbox's
 PyTorchRandomizedSmoothing.certify, batches of 1000), each in fp32 and, for ours and plain, in bf16 (autocast). Medians over
 rounds. With the training runs in --runs also the share of votes that bf16 gives to another class than fp32 on the same draws.
-growth: wall-clock of `robust certify` against draws, images and processes.
+growth: wall-clock and peak memory of `robust certify` against draws, images and processes.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def disagreement(folder: Path, images: int = 20, draws: int = 1000) -> dict[str,
 
 
 def growth(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Seconds of whole commands, start and results included, and of the counting alone."""
+    """Seconds of whole commands, start and results included; memory is that of one process."""
     cases = [(n, 20, 1, "fixed") for n in (1_000, 10_000, 100_000)] + [(n, 20, 1, "sequential") for n in (10_000, 100_000)]
     cases += [(10_000, images, 1, "fixed") for images in (5, 20, 80)] + [(10_000, 80, processes, "fixed") for processes in (1, 2)]
     for samples, images, processes, plan in cases:
@@ -152,12 +152,14 @@ def growth(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
                      "certificate=[neyman_pearson]", f"hydra.run.dir={place}/run"]
             launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
             start = time.perf_counter()
-            subprocess.run([sys.executable, "-W", "ignore", *launcher, "-m", "robust_cli", *words], check=True,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen([sys.executable, "-W", "ignore", *launcher, "-m", "robust_cli", *words],
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _, status, used = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - start
+            assert status == 0, words
             about = json.loads((Path(place) / "run" / "about.json").read_text(encoding="utf-8"))
         yield {"plan": plan, "samples": samples, "images": images, "processes": processes, "rows": about["evaluations"],
-               "seconds": seconds}
+               "seconds": seconds, "peak_mb": used.ru_maxrss // 1024 if processes == 1 else None}
 
 
 def show(rows: Iterator[dict[str, Any]], output: Path | None) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest
-from toy_victims import victims
 from torch import nn
+from toy_victims import victims
 
 from robust_cli.attacks.classifiers import SmoothedClassifier
 from robust_cli.attacks.pgd import Pgd
