@@ -62,13 +62,10 @@ def main(config: DictConfig, folder: RunFolder) -> None:
         collection.take(*row)
     counter = NoisyVotes(subject.model, subject.classes, made.noise, config.seed, subject.device, subject.about["precision"],
                          config.workers)
-    began = time.monotonic()
     own = folder.votes if process.size == 1 else folder.votes_of(process.rank)
     others = set(indices) - set(indices[process.rank :: process.size])
     todo = [block for block in collection.remaining() if block.index not in others]
-    if todo:
-        Counting(subject, place, Tally(own, subject.classes), collection, todo).run(counter)
-    seconds = time.monotonic() - began
+    seconds = Counting(subject, place, Tally(own, subject.classes), collection, todo).run(counter) if todo else 0.0
     process.wait()
     if not process.leads:
         return
@@ -112,15 +109,17 @@ class Counting:
         position = self.place[index]
         return self.subject.images.float(slice(position, position + 1))[0]
 
-    def run(self, counter: NoisyVotes) -> None:
-        """Count to the end; what was counted is kept whatever happens."""
+    def run(self, counter: NoisyVotes) -> float:
+        """Count to the end, and the seconds that took; what was counted is kept whatever happens."""
         most = sum(self.collection.most_left(block.index) for block in self.todo)
         self.rate = counter.draws_per_second(self.image(self.todo[0].index))
         say(f"  {self._limit}{most:,} draws to count at about {self.rate:,.0f}/s: {self._limit}{duration(most / self.rate)}")
+        began = time.monotonic()
         with track(most, "votes", "draws counted or saved" if self._limit else "draws") as self.progress:
             counter.serve(((self.image(block.index), block) for block in self.todo), self.answer)
         if self._limit:
             say(f"  {self.drawn:,} draws were counted, {self.drawn / len(self.todo):,.0f} an image")
+        return time.monotonic() - began
 
     def answer(self, block: Block, counts: list[int]) -> Work | None:
         """Store a block's votes; what its image wants next."""

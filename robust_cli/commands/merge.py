@@ -11,11 +11,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from robust_cli.commands import proving
+from robust_cli.composing.resuming import same
 from robust_cli.messages import UserError
 from robust_cli.runs.console import say
 from robust_cli.runs.folder import RunFolder, claim, write_json
 
 _SAME_RECORD = ("model_fingerprint", "data_sha256", "device")  # of provenance.json
+_UNLIKE = {"shard": None}
 _OF_THE_PART = ("images", "shard", "evaluations")  # of about.json
 
 
@@ -76,8 +78,10 @@ def _check_parts(parts: Sequence[Part]) -> None:
         raise UserError(f"merge: expected shards 1/{n} to {n}/{n}, each once, found {', '.join(f'{k}/{m}' for k, m in found)}"
                         + (f"; {', '.join(missing)} missing" if missing else ""))
     for part in parts[1:]:
-        for what, one, other in (("config.yaml", _comparable(first.config), _comparable(part.config)),
-                                 ("about.json", _whole(first.about), _whole(part.about)), ("plan.json", first.plan, part.plan),
+        difference = same(first.config | _UNLIKE, part.config | _UNLIKE)
+        if difference:
+            raise UserError(f"{part.folder}: differs from {first.folder}: {difference}; only parts of one run can be merged")
+        for what, one, other in (("about.json", _whole(first.about), _whole(part.about)), ("plan.json", first.plan, part.plan),
                                  ("provenance.json", _recorded(first.record), _recorded(part.record))):
             different = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
             if different:
@@ -85,14 +89,6 @@ def _check_parts(parts: Sequence[Part]) -> None:
                 here, there = _short(other.get(key)), _short(one.get(key))
                 raise UserError(f"{part.folder}: {key} differs from that of {first.folder} in {what}: {here} here, {there} "
                                 "there; only parts of one run can be merged")
-
-
-def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """What a result may depend on."""
-    from robust_cli.composing.resuming import FREE
-
-    dataset = {key: value for key, value in config.get("dataset", {}).items() if key not in ("root", "download")}
-    return {key: value for key, value in config.items() if key not in (*FREE, "shard", "dataset")} | {"dataset": dataset}
 
 
 def _whole(about: dict[str, Any]) -> dict[str, Any]:

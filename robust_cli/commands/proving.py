@@ -44,7 +44,10 @@ class Procedure:
             raise UserError(f"failure_probability: expected more than {charged:.2g}, by which {self.plan.samples} draws of "
                             f"noise={self.noise.name} may differ from the ideal noise, got {self.failure_probability:g}")
         certificates = {name: InItsNorm(made, pixels) for name, made in self.certificates.items()}
-        return self.plan.course(certificates, self.noise.drawn_std, self.failure_probability - charged, classes)
+        course = self.plan.course(certificates, self.noise.drawn_std, self.failure_probability - charged, classes)
+        for name in certificates:
+            course.largest_radius(name)  # what its bounds refuse (a failure probability too small) is refused before any draw
+        return course
 
 
 def procedure(config: DictConfig) -> Procedure:
@@ -132,10 +135,10 @@ def predictions(made: Procedure, course: Course, votes: Votes) -> NDArray[np.int
     from robust_cli.smoothing.plans.prediction import predicted_class
 
     if not course.stops_early:
-        return predicted_class(votes.estimation, made.failure_probability, made.plan.samples)
+        return predicted_class(votes.estimation, course.failure_probability, made.plan.samples)
     if votes.selection is None:
         return np.full(len(votes.estimation), -1)
-    return predicted_class(votes.selection, made.failure_probability, course.selection)
+    return predicted_class(votes.selection, course.failure_probability, course.selection)
 
 
 def majority(votes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -147,8 +148,9 @@ def introduce(what: str, subject: Subject, config: DictConfig) -> None:
 def record(folder: RunFolder, config: DictConfig, device: torch.device, images: Images, fingerprint: str | None = None) -> None:
     """Write provenance.json; a run that is resumed has it, and what it began with has to be what is here now.
 
-    ``fingerprint``: of the model certified or attacked. Raises UserError on another model, other images or another kind of
-    device: votes of two classifiers added up would be the votes of none.
+    ``fingerprint``: of the model certified or attacked. Raises UserError on another model, other images, another kind of
+    device or of GPU, and another torch, whose logits differ in the last bits: votes of two classifiers added up would be the
+    votes of none.
     """
     checksum, described = images.checksum(), describe_device(device)
     if not folder.provenance.exists():
@@ -158,12 +160,24 @@ def record(folder: RunFolder, config: DictConfig, device: torch.device, images: 
         write_json(folder.provenance, gather(words, config.seed, checksum, described, torch.get_num_threads()) | record_of_model)
         return
     before = _begun(folder)
+    versions = before.get("versions")
     for what, found, now in (("images", before.get("data_sha256"), checksum),
                              ("model", before.get("model_fingerprint"), fingerprint),
-                             ("device", str(before.get("device", "")).partition(" ")[0] or None, device.type)):
+                             ("device", _computing(str(before.get("device") or "")) or None, _computing(described)),
+                             ("torch", versions.get("torch") if isinstance(versions, dict) else None, version("torch"))):
         if found is not None and now is not None and found != now:
-            raise UserError(f"{folder}: expected to go on with the {what} that it began with ({str(found)[:8]}), "
-                            f"found {now[:8]}; give that back, or start a new run")
+            raise UserError(f"{folder}: expected to go on with the {what} that it began with ({_short(found)}), "
+                            f"found {_short(now)}; give that back, or start a new run")
+
+
+def _computing(device: str) -> str:
+    """What decides a device's logits and draws: 'cpu', whatever the threads, or the GPU by its name."""
+    return device if device.startswith("cuda") else device.partition(" ")[0]
+
+
+def _short(found: object) -> str:
+    text = str(found)
+    return text[:8] if len(text) == 64 else text  # of a checksum its beginning
 
 
 def _begun(folder: RunFolder) -> dict[str, Any]:

@@ -110,6 +110,11 @@ class Command:
         if not process.leads:
             self._follow(config, folder, process)
             return
+        with folder.held():
+            self._lead(config, folder, alone, process)
+
+    def _lead(self, config: DictConfig, folder: RunFolder, alone: bool, process: Ranks) -> None:
+        """The process of a run that makes its folder and writes its results; alone but for those that follow it."""
         fresh = _begin(folder, config)
         if folder.state == "complete":
             print(f"{folder}: complete, nothing left to do")

@@ -15,7 +15,8 @@ class Images:
     """A split of a data set, or a named subset of it.
 
     pixels: uint8 [N, C, H, W] (0..255), or float32 in [0, 1]; labels: int64 [N]; indices: int64 [N], each image's index in
-    the data set's split. Raises UserError on pixels outside [0, 1] or shapes that do not agree.
+    the data set's split, >= 0, each once. Raises UserError on pixels outside [0, 1], indices that repeat, or shapes that
+    do not agree.
     """
 
     pixels: torch.Tensor
@@ -28,6 +29,10 @@ class Images:
         if self.pixels.ndim != 4 or not len(self.pixels) == len(self.labels) == len(self.indices):
             raise UserError(f"images: expected [N, channels, height, width] with N labels and indices, got pixels "
                             f"{list(self.pixels.shape)}, {len(self.labels)} labels, {len(self.indices)} indices")
+        if len(self.indices) and (len(self.indices.unique()) < len(self.indices) or int(self.indices.min()) < 0):
+            raise UserError("images: expected an index >= 0 of its own for each image, which keys its noise, found "
+                            f"{len(self.indices.unique())} different ones of {len(self.indices)} images, the smallest "
+                            f"{int(self.indices.min())}")
         if self.pixels.dtype != torch.uint8 and len(self.pixels):
             low, high = float(self.pixels.min()), float(self.pixels.max())
             if not (low >= 0 and high <= 1):  # also catches NaN

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,26 @@ class RunFolder:
     def state(self) -> str:
         """'running', 'complete' or 'failed: why'; 'none' where no run has started."""
         return str(self._read_json(self.status).get("state", "none")) if self.status.exists() else "none"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """While this lasts no other process may write into the folder. Raises UserError where one does.
+
+        The lock is the system's and goes with the process, however that ends. Some network file systems have none.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        held = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(held)
+            raise UserError(f"{self.path}: another process is writing into this run; wait for it, or stop it first") from error
+        except OSError:  # no locks here
+            pass
+        try:
+            yield
+        finally:
+            os.close(held)
 
     @property
     def command(self) -> str:

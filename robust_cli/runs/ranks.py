@@ -47,6 +47,12 @@ def ranks() -> Ranks:
                         f"({error})") from error
 
 
+def own_cores() -> int:
+    """The cores that this process may use, shared with the other processes of its run on this machine; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // ranks().local_size)
+
+
 def _group():  # type: ignore[no-untyped-def]
     """torch.distributed with its group made: gloo, since nothing but a name and barriers goes between the processes."""
     from datetime import timedelta

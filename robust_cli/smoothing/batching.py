@@ -59,22 +59,32 @@ class Task:
 Seat = tuple[Task, int]  # a task and one of its chunks
 
 
+_MIXER = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: its multiples spread evenly
+
+
 class Lanes:
-    """A queue of chunks for each part of a batch. Chunk c of image i stands in lane (c + i) mod lanes whatever else is there:
-    where in a batch a row stands may show in the last bits of its logits, so it must not depend on the rows beside it."""
+    """A queue of chunks for each part of a batch. An image's chunks go round the lanes, from a lane that its index alone gives:
+    where in a batch a row stands may show in the last bits of its logits, so it must not depend on the rows beside it. The
+    index is mixed first, as the images of a shard have every second or eighth index."""
 
     def __init__(self, lanes: int) -> None:
         self._queues: list[deque[Seat]] = [deque() for _ in range(lanes)]
 
     def add(self, task: Task) -> None:
         """Put all chunks of a task into their queues."""
+        first = (task.block.index * _MIXER % 2**64) >> 40
         for chunk in task.block.chunks:
-            self._queues[(chunk + task.block.index) % len(self._queues)].append((task, chunk))
+            self._queues[(first + chunk) % len(self._queues)].append((task, chunk))
 
     @property
     def depth(self) -> int:
         """How many full batches wait."""
         return min(len(queue) for queue in self._queues)
+
+    @property
+    def waiting(self) -> int:
+        """How many chunks wait."""
+        return sum(len(queue) for queue in self._queues)
 
     @property
     def empty(self) -> bool:

@@ -30,7 +30,7 @@ from robust_cli.smoothing.noise import ImageDraws, fill_rows, keyed_words, own_g
 
 LEVELS = 255
 LARGEST_STD = 8.0  # 255 times as many numbers in a table, and nine times that
-OFF_GRID = 1e-3  # in steps of the grid: far above the rounding of k / 255 in float32, far below any other image
+OFF_GRID = 4e-5  # in steps of the grid: the rounding of k / 255 and of its 255-fold in float32, and hardly more
 PIECE = 1 << 16  # pixels drawn at once
 _BITS = 256  # of the fixed-point numbers below
 _ONE = 1 << _BITS

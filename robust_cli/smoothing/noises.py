@@ -188,8 +188,15 @@ _KINDS: dict[str, Callable[[float], Noise]] = {
 KINDS = tuple(_KINDS)
 
 
+_LEAST, _MOST = 1e-4, 1e4
+
+
 def make_noise(kind: str, noise_std: float) -> Noise:
-    """The noise of a kind and of a standard deviation a pixel > 0 (pixel units). Raises Wrong for others."""
+    """The noise of a kind and of a standard deviation a pixel in [1e-4, 1e4] (pixel units).
+
+    Raises Wrong for others: below, float32 images swallow the noise, and draws that are all alike would certify anything.
+    """
     check(kind in KINDS, "noise", " or ".join(KINDS), kind)
-    check(0 < noise_std < math.inf, "noise_std", "a number > 0", noise_std)
+    check(_LEAST <= noise_std <= _MOST, "noise_std", f"a number in [{_LEAST:g}, {_MOST:g}] (pixel units; images are in [0, 1])",
+          noise_std)
     return _KINDS[kind](noise_std)

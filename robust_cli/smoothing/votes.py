@@ -11,7 +11,6 @@ Legend (SO, STN): N(0, sigma^2 I) -> noise; c_i (votes) -> counts; n -> draws.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from torch import nn
 
 from robust_cli.messages import UserError
 from robust_cli.models.classifier import memory_format
+from robust_cli.runs.ranks import own_cores
 from robust_cli.smoothing.batching import Block, Lanes, Seat, Task
 from robust_cli.smoothing.noises import Noise
 from robust_cli.smoothing.plans.plan import CHUNK
@@ -44,7 +44,7 @@ class NoisyVotes:
         self.model = model.to(memory_format=self._format)
         self.classes, self.noise, self.seed = classes, noise, seed
         self.rows = EVALUATION_ROWS[self.device.type]
-        self.workers = workers or ((os.cpu_count() or 1) if self.device.type == "cpu" else 2)
+        self.workers = workers or (own_cores() if self.device.type == "cpu" else 2)
         self.evaluations = 0  # rows that went through the model, padding and idle lanes included
         self._thread = threading.local()
 
@@ -73,7 +73,11 @@ class NoisyVotes:
 
     def _fill(self, lanes: Lanes, fresh: Iterator[Work]) -> None:
         """Begin images until enough full batches wait for all workers."""
-        while lanes.depth < 2 * self.workers and (following := next(fresh, None)) is not None:
+        batches = 2 * self.workers
+        while lanes.depth < batches and lanes.waiting < 4 * batches * self.rows // CHUNK:
+            following = next(fresh, None)
+            if following is None:
+                return
             lanes.add(self._task(*following))
 
     def _task(self, image: torch.Tensor, block: Block) -> Task:

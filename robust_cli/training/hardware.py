@@ -5,16 +5,18 @@ from __future__ import annotations
 import torch
 
 from robust_cli.messages import UserError
+from robust_cli.runs.ranks import ranks
 from robust_cli.training.settings import Device, Precision
 
 
 def chosen_device(device: Device) -> torch.device:
     """The device to compute on. Raises UserError when cuda is asked for and there is none."""
-    if device is Device.auto:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device is Device.cuda and not torch.cuda.is_available():
         raise UserError("device=cuda: expected a CUDA device, found none that torch can use; set device=cpu or device=auto")
-    return torch.device(device.value)
+    if device is Device.cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    process = ranks()  # of several processes each takes a GPU of its own, named, as threads do not inherit a current one
+    return torch.device("cuda") if process.size == 1 else torch.device("cuda", process.local_rank % torch.cuda.device_count())
 
 
 def chosen_precision(precision: Precision, device: torch.device) -> Precision:

@@ -83,6 +83,22 @@ def test_certifying_goes_on_to_the_same_votes(whole: RunFolder, tmp_path: Path, 
     assert cut.certificates.read_bytes() == reference.certificates.read_bytes()
 
 
+def test_two_processes_do_not_write_into_one_run(whole: RunFolder, tmp_path: Path) -> None:
+    words = ("certify", f"run={whole}", "noise_std=0.5", "subset=first:40", "certificate=[neyman_pearson]", "samples=20000")
+    first = start(tmp_path / "run", *words)
+    end = time.monotonic() + WAIT
+    while time.monotonic() < end and not RunFolder(tmp_path / "run").votes.exists():
+        time.sleep(0.01)
+    second = start(tmp_path / "run", "certify", f"resume={tmp_path / 'run'}")
+    _, errors = second.communicate(timeout=WAIT)
+    assert first.poll() is None, "the first ended before the second could meet it"
+    first.kill()
+    first.communicate()
+    assert second.returncode == 2
+    assert "another process is writing into this run" in errors.decode()
+    assert errors.decode().count("\n") == 1
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(whole: RunFolder, tmp_path: Path) -> None:
     """Here the system allows files of 8 KiB."""
     words = ("certify", f"run={whole}", "noise_std=0.5", "subset=first:12", "certificate=[neyman_pearson]", "samples=2000")

@@ -44,3 +44,9 @@ def test_the_checksum_sees_every_bit_and_the_order() -> None:
     relabelled = Images(one.pixels, one.labels.flip(0), one.indices, one.class_names)
     assert len({one.checksum(), images(changed).checksum(), relabelled.checksum()}) == 3
     assert images(one.pixels.clone()).checksum() == one.checksum()
+
+
+@pytest.mark.parametrize("indices", [[0, 0], [3, -1]])
+def test_indices_key_the_noise_so_each_stands_once(indices: list[int]) -> None:
+    with pytest.raises(UserError, match="an index >= 0 of its own"):
+        Images(torch.zeros(2, 1, 2, 2), torch.zeros(2).long(), torch.tensor(indices), ("a", "b"))

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from robust_cli.certificates.neyman_pearson import NeymanPearson
 from robust_cli.commands.proving import Procedure, majority
+from robust_cli.composing import subject as subject_module
 from robust_cli.composing.subject import load_subject, record
 from robust_cli.datasets.images import Images
 from robust_cli.messages import UserError
@@ -97,18 +98,24 @@ def images(pixel: float = 0.5) -> Images:
 
 
 @pytest.mark.parametrize(("change", "what"), [
-    ({"images": images(0.25)}, "images"), ({"fingerprint": "f1"}, "model"), ({"device": torch.device("cuda")}, "device")])
+    ({"images": images(0.25)}, "images"), ({"fingerprint": "f1"}, "model"), ({"device": torch.device("cuda")}, "device"),
+    ({"torch": "1.0"}, "torch"), ({"gpu": "another GPU", "device": torch.device("cuda")}, "device")])
 def test_what_a_run_began_with_has_to_be_there_when_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                                change: dict[str, object], what: str) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     folder, config = RunFolder(tmp_path), OmegaConf.create({"seed": 0})
-    first = {"folder": folder, "config": config, "device": torch.device("cpu"), "images": images(), "fingerprint": "f0"}
+    device = torch.device("cuda" if "gpu" in change else "cpu")
+    first = {"folder": folder, "config": config, "device": device, "images": images(), "fingerprint": "f0"}
     record(**first)
     before = folder.provenance.read_bytes()
     assert json.loads(before)["model_fingerprint"] == "f0"
     record(**first)
+    if "torch" in change:
+        monkeypatch.setattr(subject_module, "version", lambda name: change["torch"])
+    if "gpu" in change:
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: change["gpu"])
     with pytest.raises(UserError, match=f"with the {what} that it began with") as caught:
-        record(**{**first, **change})
+        record(**{**first, **{key: value for key, value in change.items() if key in first}})
     assert "\n" not in str(caught.value)
     assert folder.provenance.read_bytes() == before
     folder.provenance.write_text("{")

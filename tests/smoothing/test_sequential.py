@@ -146,7 +146,7 @@ def test_levels_are_the_least_probabilities() -> None:
 def test_usual_radii() -> None:
     assert usual_radii(0.25) == (0.0, 0.25, 0.5, 0.75)
     assert usual_radii(1.0)[-1] == 3.0
-    assert usual_radii(0.05) == (0.0,)
+    assert usual_radii(0.05) == (0.0, 0.05, 0.1, 0.15)  # less than a step of the others: its own
     assert [usual_radii(0.25 * k)[-1] for k in range(1, 20)] == [0.75 * k for k in range(1, 20)]
 
 

@@ -89,6 +89,10 @@ class Course(Protocol):
         """False where radii are levels of a table: their average and the curve between levels compare with no other plan's."""
 
     @property
+    def failure_probability(self) -> float:
+        """Of each statement on an image."""
+
+    @property
     def stops_early(self) -> bool:
         """Whether an image may have enough before the last boundary."""
 
