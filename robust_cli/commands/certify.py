@@ -65,7 +65,9 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     own = folder.votes if process.size == 1 else folder.votes_of(process.rank)
     others = set(indices) - set(indices[process.rank :: process.size])
     todo = [block for block in collection.remaining() if block.index not in others]
-    seconds = Counting(subject, place, Tally(own, subject.classes), collection, todo).run(counter) if todo else 0.0
+    whose = f" (this process: {len(todo)} of {len(indices)} images)" if process.size > 1 else ""
+    counting = Counting(subject, place, Tally(own, subject.classes), collection, todo, whose)
+    seconds = counting.run(counter) if todo else 0.0
     process.wait()
     if not process.leads:
         return
@@ -100,6 +102,7 @@ class Counting:
     tally: Tally
     collection: Collection
     todo: list[Block]
+    whose: str = ""  # of several processes, which images are counted here
     rate: float = 0.0  # draws per second
     done: int = 0  # images
     drawn: int = 0
@@ -113,12 +116,13 @@ class Counting:
         """Count to the end, and the seconds that took; what was counted is kept whatever happens."""
         most = sum(self.collection.most_left(block.index) for block in self.todo)
         self.rate = counter.draws_per_second(self.image(self.todo[0].index))
-        say(f"  {self._limit}{most:,} draws to count at about {self.rate:,.0f}/s: {self._limit}{duration(most / self.rate)}")
+        say(f"  {self._limit}{most:,} draws to count at about {self.rate:,.0f}/s: {self._limit}{duration(most / self.rate)}"
+            f"{self.whose}")
         began = time.monotonic()
         with track(most, "votes", "draws counted or saved" if self._limit else "draws") as self.progress:
             counter.serve(((self.image(block.index), block) for block in self.todo), self.answer)
         if self._limit:
-            say(f"  {self.drawn:,} draws were counted, {self.drawn / len(self.todo):,.0f} an image")
+            say(f"  {self.drawn:,} draws were counted, {self.drawn / len(self.todo):,.0f} an image{self.whose}")
         return time.monotonic() - began
 
     def answer(self, block: Block, counts: list[int]) -> Work | None:

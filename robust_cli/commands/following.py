@@ -31,11 +31,39 @@ def after_evaluation(folder: RunFolder, config: DictConfig) -> str:
     other = _OTHER[about["command"]]
     if about["noise_std"] is None:
         return shlex.join(["robust", "report", str(folder)])
+    if about.get("shard") is not None:
+        return _merging(about, folder)
     partner = _latest(other, about, folder)
     if partner is not None:
         return shlex.join(["robust", "report", *(str(run) for run in sorted((folder, partner), key=lambda run: run is partner))])
     run = folder if config.run is None else shown(config.run)  # a model of one's own has no run but this
-    return _line(other, f"run={run}", *_same_classifier(config, about))
+    return _line(other, f"run={run}", *_same_classifier(config, about), *_attack_of_the_norm(about))
+
+
+def _merging(about: dict[str, Any], folder: RunFolder) -> str:
+    """The parts of a shard's run that are complete, and which are missing."""
+    _, parts = about["shard"].split("/")
+    found = {part["shard"]: run for run, part in _of_classifier("certify", about, folder)
+             if str(part.get("shard")).endswith(f"/{parts}") and part.get("subset") == about.get("subset")}
+    found[about["shard"]] = folder
+    wanted = [f"{k}/{parts}" for k in range(1, int(parts) + 1)]
+    missing = [shard for shard in wanted if shard not in found]
+    if missing:
+        return f"the other shards ({', '.join(missing)} of {parts}), then robust merge with the folders of all"
+    return shlex.join(["robust", "merge", *(str(found[shard]) for shard in wanted)])
+
+
+def _attack_of_the_norm(about: dict[str, Any]) -> Iterator[str]:
+    """Where no certificate is for l2, the norm of the usual attacks: one in their norm, with sizes around what they prove."""
+    certificates = (about.get("certificates") or {}).values()
+    norms = {str(made.get("norm", "l2")) for made in certificates}
+    if len(norms) != 1 or norms == {"l2"}:
+        return
+    norm, largest = norms.pop(), max(float(made["largest_radius"]) for made in certificates)
+    yield f"attack=pgd_{norm}"
+    sizes = [times * largest for times in (0.5, 1, 2, 4) if norm == "l1" or times * largest <= 1]
+    if largest > 0 and sizes:
+        yield f"budgets.{norm}=[{','.join(f'{size:.2g}' for size in sizes)}]"
 
 
 def _same_classifier(config: DictConfig, about: dict[str, Any]) -> Iterator[str]:
@@ -65,16 +93,24 @@ def _own_class(config: DictConfig) -> list[str]:
 
 
 def _latest(command: str, about: dict[str, Any], folder: RunFolder) -> RunFolder | None:
-    """The last complete run of a command on the same smoothed classifier: beside this one, or under outputs/."""
-    found: dict[Path, RunFolder] = {}
+    """The last complete run of a command on the same smoothed classifier: the run that was named, beside this one, or under
+    outputs/. Shards are no whole runs."""
+    whole = [run for run, found in _of_classifier(command, about, folder) if found.get("shard") is None]
+    named = [run for run in whole if run.path.resolve() == Path(str(RunFolder(folder.path).read_config().get("run"))).resolve()]
+    return max(named or whole, key=lambda run: run.about.stat().st_mtime, default=None)
+
+
+def _of_classifier(command: str, about: dict[str, Any], folder: RunFolder) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
+    """Complete runs of a command on the same smoothed classifier, oldest first, with what they say of themselves."""
+    found: dict[Path, tuple[RunFolder, dict[str, Any]]] = {}
     for file in [*folder.path.parent.glob("*/about.json"), *_OUTPUTS.glob("**/about.json")]:
         run = RunFolder(shown(file.parent.resolve()))
         try:
-            if run.command == command and run.state == "complete" and _matches(run.read_about(), about):
-                found[run.path] = run
+            if run.command == command and run.state == "complete" and _matches(told := run.read_about(), about):
+                found[run.path] = run, told
         except UserError:  # damaged: somebody else's matter
             continue
-    return max(found.values(), key=lambda run: run.about.stat().st_mtime, default=None)
+    yield from sorted(found.values(), key=lambda pair: pair[0].about.stat().st_mtime)
 
 
 def _matches(one: dict[str, Any], other: dict[str, Any]) -> bool:

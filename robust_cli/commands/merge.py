@@ -57,13 +57,17 @@ def merge(folders: Sequence[Path], output: Path | None = None) -> RunFolder:
     _join(target, parts, order)
     target.set_state("complete", "certify")
     say(f"run: {target}")
+    say(f"next: robust report {target}")
     return target
 
 
 def _part(folder: RunFolder) -> Part:
-    if folder.command != "certify" or folder.state != "complete":
-        raise UserError(f"{folder}: expected a complete certify run, found {folder.command or 'no run'} {folder.state!r}; "
-                        f"finish it first: robust certify resume={folder}")
+    if folder.command != "certify":
+        what = f"a run of robust {folder.command}" if folder.command else "no run" if folder.path.is_dir() else "no such folder"
+        raise UserError(f"{folder}: expected the folder of a certify run made with shard=k/n, found {what}")
+    if folder.state != "complete":
+        raise UserError(f"{folder}: expected a complete certify run, this one's state is {folder.state!r}; finish it first: "
+                        f"robust certify resume={folder}")
     part = Part(folder, folder.read_config(), folder.read_about(), folder.read_record(), folder.read_plan())
     if not isinstance(part.about.get("shard"), str):
         raise UserError(f"{folder}: expected a part made with shard=k/n, found a whole run; there is nothing to merge")

@@ -44,10 +44,22 @@ class Procedure:
             raise UserError(f"failure_probability: expected more than {charged:.2g}, by which {self.plan.samples} draws of "
                             f"noise={self.noise.name} may differ from the ideal noise, got {self.failure_probability:g}")
         certificates = {name: InItsNorm(made, pixels) for name, made in self.certificates.items()}
-        course = self.plan.course(certificates, self.noise.drawn_std, self.failure_probability - charged, classes)
+        course = self._plan_for(pixels).course(certificates, self.noise.drawn_std, self.failure_probability - charged, classes)
         for name in certificates:
             course.largest_radius(name)  # what its bounds refuse (a failure probability too small) is refused before any draw
         return course
+
+
+    def _plan_for(self, pixels: int) -> Sampling:
+        """The plan; its usual table of radii, which is l2's, in linf where the certificates are."""
+        from dataclasses import replace
+
+        from robust_cli.smoothing.plans.sequential import Sequential, usual_radii
+
+        in_linf = all(made.norm == "linf" for made in self.certificates.values())
+        if not isinstance(self.plan, Sequential) or self.plan.radii is not None or not in_linf:
+            return self.plan
+        return replace(self.plan, radii=[radius / pixels**0.5 for radius in usual_radii(self.noise.noise_std)])
 
 
 def procedure(config: DictConfig) -> Procedure:
@@ -60,10 +72,10 @@ def procedure(config: DictConfig) -> Procedure:
     certificates = {name: build(node, f"certificate.{name}") for name, node in config.certificate.items()}
     check_noise(certificates, noise.name)
     plan = build(config.sampling, "sampling", samples=config.samples, selection_samples=config.selection_samples)
-    in_linf = [name for name, made in certificates.items() if made.norm == "linf"]
-    if in_linf and getattr(plan, "radii", ()) is None:
-        raise UserError(f"sampling.radii: expected a table for the linf radii of {in_linf[0]}, since the usual one goes in steps "
-                        "of l2 (0.25), got null; set sampling.radii=[0,0.004,0.008,0.012], or sampling=fixed")
+    norms = sorted({made.norm for made in certificates.values()})
+    if "linf" in norms and len(norms) > 1 and hasattr(plan, "radii"):
+        raise UserError(f"certificate: expected certificates of one norm, in which the table of sampling=sequential is, got "
+                        f"{' and '.join(norms)}; certify once for each, or with sampling=anytime or fixed")
     name = str(config.sampling._target_).rpartition(".")[2].lower()
     return Procedure(certificates, plan, name, noise, config.failure_probability)
 

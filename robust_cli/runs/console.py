@@ -108,14 +108,15 @@ class Track:
     def _line(self, now: float, note: str) -> str:
         rate = self.done / max(now - self._start, 1e-9)
         left = duration((self.total - self.done) / rate) if rate else "unknown"
-        return f"{self.what}: {self.done} of {self.total} {self.unit}, {rate:.3g}/s, {left} left" + (f", {note}" if note else "")
+        each = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+        return f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {each}/s, {left} left" + (f", {note}" if note else "")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
         if kind is None:
             seconds = time.monotonic() - self._start
-            say(f"{self.what}: {self.done} {self.unit} in {duration(seconds)}")
+            say(f"{self.what}: {self.done:,} {self.unit} in {duration(seconds)}")
 
 
 def track(total: int, what: str, unit: str) -> Track:

@@ -24,6 +24,7 @@ from robust_cli.runs.folder import RunFolder
 from robust_cli.smoothing.noises import make_noise
 from robust_cli.smoothing.plans.fixed import Fixed
 from robust_cli.smoothing.plans.plan import Bounds
+from robust_cli.smoothing.plans.sequential import Sequential
 from robust_cli.smoothing.votes import NoisyVotes
 from robust_cli.training.settings import Device, Precision
 
@@ -121,6 +122,45 @@ def test_what_a_run_began_with_has_to_be_there_when_it_goes_on(tmp_path: Path, m
     folder.provenance.write_text("{")
     with pytest.raises(UserError, match="damaged"):
         record(**first)
+
+
+def test_the_usual_table_of_linf_radii_is_the_usual_one_of_l2() -> None:
+    plan, noise = Sequential(20_000), make_noise("gaussian", 0.5)
+    in_linf, in_l2 = (Procedure({"one": NeymanPearson(norm=norm)}, plan, "sequential", noise, 1e-3).course((1, 10, 10), 2)
+                      for norm in ("linf", "l2"))
+    assert in_linf.radii == pytest.approx([radius / 10 for radius in in_l2.radii], rel=1e-12)
+    assert in_linf.table.levels == pytest.approx(in_l2.table.levels, rel=1e-7)
+    assert in_linf.largest_radius("one") == pytest.approx(0.15, rel=1e-9)
+
+
+def test_tables_of_two_norms_are_refused(trained: RunFolder, workplace: Path) -> None:
+    answer = robust("certify", f"run={trained}", "noise_std=0.5", "sampling=sequential",
+                    "certificate=[neyman_pearson,neyman_pearson_linf]")
+    assert answer.code == 2
+    assert "expected certificates of one norm" in answer.err
+
+
+def test_the_default_certificates_say_what_sequential_needs(trained: RunFolder, workplace: Path) -> None:
+    answer = robust("certify", f"run={trained}", "noise_std=0.5", "sampling=sequential", "subset=first:2")
+    assert answer.code == 2
+    assert "set certificate=[neyman_pearson]" in answer.err
+
+
+@pytest.mark.parametrize(("words", "following"), [
+    (("noise=laplace", "certificate=laplace_l1"), "noise=laplace subset=first:2 attack=pgd_l1 'budgets.l1=["),
+    (("certificate=neyman_pearson_linf",), "attack=pgd_linf 'budgets.linf=["),
+    (("shard=1/2",), "the other shards (2/2 of 2), then robust merge")])
+def test_the_next_command_fits_what_was_certified(trained: RunFolder, workplace: Path, words: tuple[str, ...],
+                                                  following: str) -> None:
+    answer = robust("certify", f"run={trained}", "noise_std=0.5", "samples=100", "subset=first:2", *words)
+    assert following in answer.out.rpartition("next: ")[2], answer.out
+    if "shard=1/2" in words:
+        other = robust("certify", f"run={trained}", "noise_std=0.5", "samples=100", "subset=first:2", "shard=2/2")
+        last = other.out.rpartition("next: ")[2].split()
+        assert last[:2] == ["robust", "merge"]
+        merged = robust(*last[1:])
+        assert merged.code == 0, merged.err
+        assert "next: robust report" in merged.out
 
 
 @pytest.mark.parametrize("noise_std", [0.7, 0.1, 0.5])

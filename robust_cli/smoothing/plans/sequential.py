@@ -84,7 +84,8 @@ class Sequential:
             if made.bounds != "two_class" or made.interval != "clopper_pearson":
                 raise UserError(f"certificate.{name}.bounds: expected two_class with interval=clopper_pearson, got "
                                 f"{made.bounds} with {made.interval}, whose upper bound does not hold at all looks of "
-                                f"sampling=sequential: set certificate.{name}.bounds=two_class, or sampling=anytime or fixed")
+                                f"sampling=sequential: set certificate=[neyman_pearson], or certificate.{name}.bounds=two_class, "
+                                "or sampling=anytime or fixed")
         wanted = self.radii if self.radii is not None else usual_radii(noise_std)
         probabilities = {name: _probabilities(made, wanted, noise_std) for name, made in certificates.items()}
         every = {p for found in probabilities.values() for p in found}
