@@ -10,50 +10,36 @@ Their symbols and our words:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from robust_cli.certificates.certificate import SAFETY, check_choices, checked_pair, l2_radius_in, least_p1
+from robust_cli.certificates.certificate import SAFETY, checked_pair
+from robust_cli.certificates.families import OfGaussianNoise
 from robust_cli.messages import check
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class NeymanPearson:
-    """The tight certificate.
+class NeymanPearson(OfGaussianNoise):
+    """The tight certificate; ``bounds`` are two_class unless said otherwise, as in the literature.
 
-    Settings: ``bounds`` two_class (p2 = 1 - p1, as the literature has it) or runner_up; ``interval`` clopper_pearson
-    (sison_glaz is refused: under this radius its intervals fail in 12 to 37 % of runs where 5 % are allowed, with infinite
-    radii); ``multiplicity`` pair (failure_probability / 2 for each bound) or classes (failure_probability / K).
-    ``norm`` l2, linf or l1, which `in_norm` turns the l2 radii into. Raises Wrong for choices that do not go together.
+    ``interval`` sison_glaz is refused (Wrong): under this radius its intervals fail in 12 to 37 % of runs where 5 % are allowed,
+    with infinite radii.
     """
 
     bounds: str = "two_class"
-    interval: str = "clopper_pearson"
-    multiplicity: str = "pair"
-    norm: str = "l2"
-    noise: ClassVar[str] = "gaussian"
 
     def __post_init__(self) -> None:
         check(self.interval != "sison_glaz", "interval", "clopper_pearson for neyman_pearson (Sison-Glaz intervals are "
               "asymptotic and fail in 12 to 37 % of runs under this tight radius, where 5 % are allowed)", self.interval)
-        check_choices(self.bounds, self.interval, self.multiplicity, self.norm)
+        super().__post_init__()
 
     def __call__(self, p1_lower: ArrayLike, p2_upper: ArrayLike, noise_std: ArrayLike) -> Array:
         """The l2 radii."""
         return radius(p1_lower, p2_upper, noise_std)
-
-    def in_norm(self, radius: ArrayLike, dimension: int) -> Array:
-        """See `Certificate.in_norm`."""
-        return l2_radius_in(self.norm, radius, dimension)
-
-    def least_p1(self, radius: ArrayLike, noise_std: float, dimension: int | None = None) -> Array:
-        """See `certificates.certificate.least_p1`."""
-        return least_p1(self, radius, noise_std, dimension)
 
 
 def radius(p1_lower: ArrayLike, p2_upper: ArrayLike, noise_std: ArrayLike) -> Array:

@@ -16,12 +16,12 @@ p1_lower < p2_upper, where nothing is proven.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robust_cli.certificates.certificate import SAFETY, check_choices, checked_pair, l2_radius_in, least_p1
+from robust_cli.certificates.certificate import SAFETY, checked_pair
+from robust_cli.certificates.families import OfGaussianNoise
 from robust_cli.certificates.search import maximise
 from robust_cli.messages import check
 
@@ -31,35 +31,12 @@ TINY = 1e-300
 
 
 @dataclass(frozen=True)
-class Renyi:
-    """The papers' certificate, a baseline: never above the Neyman-Pearson radius of the same two bounds.
-
-    Settings: ``bounds`` two_class or runner_up; ``interval`` clopper_pearson, or sison_glaz (the papers' own choice:
-    asymptotic, no guarantee); ``multiplicity`` pair (failure_probability / 2 for each bound) or classes
-    (failure_probability / K, the papers' option). ``norm`` l2, linf or l1, which `in_norm` turns the
-    l2 radii into. Raises Wrong for choices that do not go together.
-    """
-
-    bounds: str = "runner_up"
-    interval: str = "clopper_pearson"
-    multiplicity: str = "pair"
-    norm: str = "l2"
-    noise: ClassVar[str] = "gaussian"
-
-    def __post_init__(self) -> None:
-        check_choices(self.bounds, self.interval, self.multiplicity, self.norm)
+class Renyi(OfGaussianNoise):
+    """The papers' certificate, a baseline: never above the Neyman-Pearson radius of the same two bounds."""
 
     def __call__(self, p1_lower: ArrayLike, p2_upper: ArrayLike, noise_std: ArrayLike) -> Array:
         """The l2 radii; Sison-Glaz bounds go into the raw formula, as in the papers (their p1_lower may be 1)."""
         return radius(p1_lower, p2_upper, noise_std, clamp=self.interval != "sison_glaz")
-
-    def in_norm(self, radius: ArrayLike, dimension: int) -> Array:
-        """See `Certificate.in_norm`."""
-        return l2_radius_in(self.norm, radius, dimension)
-
-    def least_p1(self, radius: ArrayLike, noise_std: float, dimension: int | None = None) -> Array:
-        """See `certificates.certificate.least_p1`."""
-        return least_p1(self, radius, noise_std, dimension)
 
 
 def radius(p1_lower: ArrayLike, p2_upper: ArrayLike, noise_std: ArrayLike, clamp: bool = True) -> Array:

@@ -22,42 +22,21 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robust_cli.certificates.certificate import SAFETY, check_choices, checked_pair, least_p1
-from robust_cli.messages import check
+from robust_cli.certificates.certificate import SAFETY, checked_pair
+from robust_cli.certificates.families import InL1
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Uniform:
-    """The tight certificate of uniform noise, for l1. Its radii are at most half_width = noise_std * sqrt 3.
+class Uniform(InL1):
+    """The tight certificate of uniform noise. Its radii are at most half_width = noise_std * sqrt 3."""
 
-    Settings: ``bounds`` two_class (p2 = 1 - p1) or runner_up; ``interval`` clopper_pearson (sison_glaz, asymptotic, is refused);
-    ``multiplicity`` pair (failure_probability / 2 for each bound) or classes (failure_probability / K). Raises Wrong for choices
-    that do not go together.
-    """
-
-    bounds: str = "two_class"
-    interval: str = "clopper_pearson"
-    multiplicity: str = "pair"
-    norm: ClassVar[str] = "l1"
     noise: ClassVar[str] = "uniform"
-
-    def __post_init__(self) -> None:
-        check(self.interval == "clopper_pearson", "interval", "clopper_pearson for uniform_l1", self.interval)
-        check_choices(self.bounds, self.interval, self.multiplicity)
 
     def __call__(self, p1_lower: ArrayLike, p2_upper: ArrayLike, noise_std: ArrayLike) -> Array:
         """The l1 radii."""
         return radius(p1_lower, p2_upper, noise_std)
-
-    def in_norm(self, radius: ArrayLike, dimension: int) -> Array:
-        """See `Certificate.in_norm`: they are l1 radii already."""
-        return np.asarray(radius, dtype=np.float64)
-
-    def least_p1(self, radius: ArrayLike, noise_std: float, dimension: int | None = None) -> Array:
-        """See `certificates.certificate.least_p1`."""
-        return least_p1(self, radius, noise_std, dimension)
 
 
 def radius(p1_lower: ArrayLike, p2_upper: ArrayLike, noise_std: ArrayLike) -> Array:
