@@ -26,8 +26,8 @@ class _FromTwoBounds:
 class OfGaussianNoise(_FromTwoBounds):
     """A certificate proven in l2, under Gaussian noise.
 
-    Settings: ``bounds`` two_class (p2 = 1 - p1) or runner_up; ``interval`` clopper_pearson, or sison_glaz (the papers' own
-    choice: asymptotic, no guarantee); ``multiplicity`` pair (failure_probability / 2 for each bound) or classes (failure_probability
+    Settings: ``bounds`` two_class (p2 = 1 - p1) or runner_up; ``interval`` clopper_pearson, or sison_glaz (the papers' own:
+    asymptotic, no guarantee); ``multiplicity`` pair (failure_probability / 2 for each bound) or classes (failure_probability
     / K, the papers' option); ``norm`` l2, linf or l1, which `in_norm` turns the l2 radii into. Raises Wrong for choices that
     do not go together.
     """

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from robust_cli.composing.hints import Misfit, fitted
 from robust_cli.composing.origin import origin
+from robust_cli.composing.schema import SCHEMAS, settings_of
 from robust_cli.messages import UserError, Wrong, suggestion
 
 
@@ -36,8 +37,13 @@ def build(node: Any, path: str, **given: Any) -> Any:
     try:
         return target(**arguments, **given)
     except Wrong as wrong:
-        place = f"{path} (its {wrong.name})" if wrong.name in given else f"{path}.{wrong.name}"
+        place = _place(wrong.name, path) if wrong.name in given else f"{path}.{wrong.name}"
         raise UserError(f"{place}: expected {wrong.expected}, got {wrong.found!r}{origin(place)}") from wrong
+
+
+def _place(given: str, path: str) -> str:
+    """Where an argument that the program gives was set: a top key of a command, if one is called so."""
+    return given if any(given in settings_of(command) for command in SCHEMAS) else f"{path} (its {given})"
 
 
 def build_offering(node: Mapping[str, Any], path: str, **offered: Any) -> Any:

@@ -69,7 +69,7 @@ def _literal(value: Any, choices: Sequence[Any]) -> Any:
 
 def _member(value: Any, kind: type[Enum]) -> Enum:
     for member in kind:
-        if value is member or value in (member.name, member.value):
+        if value is member or value in (member.name, member.value, f"{kind.__name__}.{member.name}"):
             return member
     raise Misfit(" or ".join(str(member.value) for member in kind))
 

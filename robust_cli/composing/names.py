@@ -39,13 +39,15 @@ def job_name(number: int | str, overrides: str) -> str:
     last = [key.lstrip("+~").rsplit(".", 1)[-1] for key, _ in items]
     words = []
     for (key, value), word in zip(items, last, strict=True):
-        words.append(safe(word if last.count(word) == 1 else key.lstrip("+~")) + "_" + _value(value))
+        words.append(safe(word if last.count(word) == 1 else key.lstrip("+~")) + "_" + _value(key, value))
     name = "_".join(words)
     return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}_{_checksum(name)}"
 
 
-def _value(text: str) -> str:
+def _value(key: str, text: str) -> str:
     bare = text.strip("'\"").rstrip("/")
+    if key == "shard":
+        return safe(bare.replace("/", "of"))
     return f"{safe(bare.rsplit('/', 1)[-1])}_{_checksum(bare)}" if "/" in bare else safe(bare)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+import typing
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from robust_cli.datasets import shards
 from robust_cli.messages import check
 from robust_cli.training.settings import Device, Precision, Training
 
@@ -36,6 +38,13 @@ class Labels(Enum):
     predicted = "predicted"
 
 
+class Arithmetic(Enum):
+    """Precision of a classifier that is certified or attacked: part of which classifier it is, so that nothing chooses it."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
 def _check_common(settings: Train | Certify | Attack) -> None:
     check(0 <= settings.seed < 2**63, "seed", "a whole number in [0, 2^63)", settings.seed)
     check(bool(settings.subset), "subset", "all, first:N, every:K or random:N", settings.subset)
@@ -45,7 +54,6 @@ def _check_evaluation(settings: Certify | Attack) -> None:
     _check_common(settings)
     noise = settings.noise_std
     check(noise is None or 0 < noise < math.inf, "noise_std", "a number > 0", noise)
-    check(settings.precision is not Precision.auto, "precision", "fp32 or bf16", settings.precision.name)
 
 
 def _check_at_least(settings: object, least: int, *names: str) -> None:
@@ -104,7 +112,7 @@ class Certify:
     discount: float | None = None
     seed: int = 0
     device: Device = Device.auto
-    precision: Precision = Precision.fp32
+    precision: Arithmetic = Arithmetic.fp32
     subset: str = "all"
     workers: int | None = None
     shard: str | None = None
@@ -124,6 +132,7 @@ class Certify:
         probability, discount = self.failure_probability, self.discount
         check(0 < probability < 1, "failure_probability", "a number in (0, 1)", probability)
         check(discount is None or 0 < discount <= 1, "discount", "a number in (0, 1], or null", discount)
+        check(self.shard is None or shards.parsed(self.shard) is not None, "shard", shards.EXPECTED, self.shard)
 
 
 @dataclass
@@ -179,7 +188,7 @@ class Attack:
     transfer: list[str] = field(default_factory=list)
     seed: int = 0
     device: Device = Device.auto
-    precision: Precision = Precision.fp32
+    precision: Arithmetic = Arithmetic.fp32
     subset: str = "all"
     batch_size: int = 100
     resume: str | None = None
@@ -201,6 +210,22 @@ SCHEMAS: dict[str, type] = {"train": Train, "certify": Certify, "attack": Attack
 def settings_of(command: str) -> list[str]:
     """Names of a command's top keys."""
     return [entry.name for entry in fields(SCHEMAS[command])]
+
+
+def words_of(command: str) -> dict[str, list[str]]:
+    """The words that each setting of a command takes which is one of some words, by its path."""
+    return _words_in(SCHEMAS[command], "")
+
+
+def _words_in(schema: type, path: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, hint in typing.get_type_hints(schema).items():
+        for kind in (hint, *typing.get_args(hint)):
+            if isinstance(kind, type) and issubclass(kind, Enum):
+                found[path + name] = [member.name for member in kind]
+            elif isinstance(kind, type) and is_dataclass(kind):
+                found |= _words_in(kind, f"{path}{name}.")
+    return found
 
 
 def register() -> None:

@@ -7,6 +7,17 @@ import re
 from robust_cli.messages import UserError
 
 
+EXPECTED = "k/n with 1 <= k <= n, such as 2/8"
+
+
+def parsed(shard: str) -> tuple[int, int] | None:
+    """(k, n) of the shard 'k/n'; None where the text is none."""
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", shard)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        return None
+    return int(found[1]), int(found[2])
+
+
 def positions(shard: str | None, images: int) -> range:
     """The positions that shard 'k/n' takes of ``images`` images: every n-th, from the k-th; all of them for None.
 
@@ -14,10 +25,10 @@ def positions(shard: str | None, images: int) -> range:
     """
     if shard is None:
         return range(images)
-    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", shard)
-    part, parts = (int(number) for number in found.groups()) if found else (0, 0)
-    if not 1 <= part <= parts:
-        raise UserError(f"shard: expected k/n with 1 <= k <= n, such as 2/8, got {shard!r}")
+    found = parsed(shard)
+    if found is None:
+        raise UserError(f"shard: expected {EXPECTED}, got {shard!r}")
+    part, parts = found
     if part > images:
         raise UserError(f"shard: expected at most {images} parts of {images} images, got {shard}")
     return range(part - 1, images, parts)

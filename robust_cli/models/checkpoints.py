@@ -75,7 +75,8 @@ def load_state(network: nn.Module, path: Path | str, channels: int, entry: str |
                             f"model.entry={min(averages)}")
         raise UserError(f"{path}: {_nearest(plain or entries, expected)}")
     if len(fits) > 1:
-        ways = " and ".join(f"entry {f.entry or 'none'}, names after {f.prefix or 'nothing'!r}" for f in fits[:_SHOWN])
+        ways = " and ".join(f"entry {f.entry or 'none'}, names {f'after {f.prefix!r}' if f.prefix else 'as they are'}"
+                            for f in fits[:_SHOWN])
         raise UserError(f"{path}: these tensors are this model's in more than one way ({ways}); say which: model.entry=NAME, or "
                         "save its state dict alone")
     network.load_state_dict(fits[0].state)

@@ -190,7 +190,7 @@ def test_averages_are_taken_by_name_only(tmp_path: Path) -> None:
 
 def test_what_fits_twice_is_refused_until_it_is_named(tmp_path: Path) -> None:
     both, path = {"model": network(0).state_dict(), "best_model": network(5).state_dict()}, tmp_path / "w.pth"
-    assert "in more than one way (entry model, names after 'nothing' and entry best_model" in refused(both, path)
+    assert "in more than one way (entry model, names as they are and entry best_model" in refused(both, path)
     assert loaded(both, path, entry="model").entry == "model"
     assert "model.entry=modle: no such state dict; there are: best_model, model" in refused(both, path, entry="modle")
     twice = prefixed(network(0).state_dict(), "student.") | prefixed(network(5).state_dict(), "other.")
