@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Re-derives every radius of certify runs from their stored votes. It shares no code with what made them.
 
-    python scripts/verify_certificates.py RUN...
+    python scripts/verify_certificates.py RUN...      (of a folder of runs every complete certify run below it)
 
 Reads about.json, plan.json, votes.csv and certificates.csv of each run. A stored radius above the one that the votes prove is a
 failure, and so are votes that are not whole, do not stop where the plan looks, or files that contradict one another: exit code 1,
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 from verify_bounds import NAMES, Bad, clopper_pearson, mixture, radius
-from verify_files import Run
+from verify_files import Run, below, names
 
 ABOVE, BELOW = 1e-9, 1e-6  # relative: a larger radius fails, a smaller one is counted
 SHOWN = 8
@@ -147,13 +147,25 @@ def around(run, row, own, chosen):
 def main(folders):
     if not folders:
         raise SystemExit(__doc__)
-    failed = False
-    print(f"{'run':32} {'certificate':18} {'plan':11} {'rows':>7} {'wrong':>6} {'too small':>10}")
-    for folder in map(Path, folders):
+    runs, failed, passed = [], False, 0
+    for path in map(Path, folders):
+        found, left_out = below(path)
+        runs += [run for run in found if run not in runs]
+        for run, why in left_out:
+            print(f"{run}: {why}")
+            passed += run == path  # named itself, it does not go without saying
+        if not found and not left_out:
+            print(f"{path}: no complete certify run is in it")
+            passed += 1
+    shown = names(runs)
+    wide = max((len(name) for name in shown), default=3)
+    if runs:
+        print(f"{'run':{wide}} {'certificate':20} {'plan':11} {'rows':>7} {'wrong':>6} {'too small':>10}")
+    for folder, title in zip(runs, shown, strict=True):
         try:
             run = Run(folder)
         except (Bad, KeyError, ValueError) as error:
-            print(f"{folder.name:32} cannot be verified: {type(error).__name__ if not isinstance(error, Bad) else ''} {error}")
+            print(f"{title:{wide}} cannot be verified: {type(error).__name__ + ' ' if not isinstance(error, Bad) else ''}{error}")
             failed = True
             continue
         problems = list(run.problems)
@@ -162,15 +174,16 @@ def main(folders):
                 count, wrong, small = judged(run, name)
             except (Bad, KeyError, ValueError) as error:
                 count, wrong, small = 0, [f"{name} cannot be verified: {error!s}"], 0
-            print(f"{folder.name[:32]:32} {name[:18]:18} {run.name:11} {count:7} {len(wrong):6} {small:10}")
+            print(f"{title:{wide}} {name:20} {run.name:11} {count:7} {len(wrong):6} {small:10}")
             problems += wrong
         for problem in problems[:SHOWN]:
-            print(f"  FAIL {folder.name}: {problem}")
+            print(f"  FAIL {title}: {problem}")
         if len(problems) > SHOWN:
             print(f"  ... and {len(problems) - SHOWN} more")
         failed |= bool(problems)
-    print("FAIL" if failed else "all radii are proven by their votes")
-    return int(failed)
+    proven = "all radii are proven by their votes" if runs else "nothing was verified"
+    print("FAIL" if failed else f"{proven}{f', but {passed} of what was named could not be verified' * bool(passed and runs)}")
+    return int(failed or passed > 0 or not runs)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,37 @@ def read_votes(path, classes):
     return walks
 
 
+def below(path):
+    """The complete certify runs of a folder (itself, or those anywhere below it), and other runs with why they are none."""
+    if not (path / "status.json").exists() and (path / "about.json").exists():
+        return [path], []  # a copy without its state
+    states = [path / "status.json"] if (path / "status.json").exists() else sorted(path.rglob("status.json"))
+    found, left_out = [], []
+    for file in states:
+        try:
+            status = read_json(file)
+            command, state = str(status.get("command")), str(status.get("state"))
+        except (Bad, AttributeError) as error:
+            left_out.append((file.parent, f"status.json is damaged ({error})"))
+            continue
+        if command != "certify":
+            if file.parent == path:
+                left_out.append((path, f"not a certify run, but one of {command}: it has no radii"))
+        elif state != "complete":
+            left_out.append((file.parent, f"not complete ({' '.join(state.split())[:80]}): go on with it by "
+                                          f"robust certify resume={file.parent}"))
+        else:
+            found.append(file.parent)
+    return found, left_out
+
+
+def names(paths):
+    """The end of each path that no other has."""
+    parts = [path.resolve().parts for path in paths]
+    return ["/".join(next((own[-k:] for k in range(1, len(own)) if sum(other[-k:] == own[-k:] for other in parts) == 1), own))
+            for own in parts]
+
+
 class Run:
     """One run's files and what they say, checked against one another."""
 

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from invoking import robust
 from published_formats import write_mnist
+
+from robust_cli.models.cnn_small import CnnSmall
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLER = {"train": ["training.epochs=1", "training.batch_size=2", "subset=first:4"],
@@ -45,6 +48,7 @@ def test_every_command_line_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "my_configs" / "regime").mkdir(parents=True)
     (tmp_path / "my_configs" / "regime" / "mine.yaml").write_text(MINE)
     (tmp_path / "my_configs" / "my_regime.py").write_text(CLASS)
+    torch.save(CnnSmall((1, 28, 28), 10).state_dict(), tmp_path / "theirs.pth")
     monkeypatch.setattr(sys, "path", list(sys.path))
     for words in commands():
         named = [setting for name, settings in SHORTER.items() if words[0] == "attack" and any(name in word for word in words)

@@ -103,7 +103,7 @@ def write_results(folder: RunFolder, config: DictConfig, made: Procedure, course
     """certificates.csv, a TSV per certificate, and about.json. Radii in full."""
     import pandas as pd
 
-    from robust_cli.reporting.published_tsv import write_tsv
+    from robust_cli.reporting.published_tsv import write_sidecar, write_tsv
 
     votes, draws = collection.votes(), collection.draws
     assert votes.stopped is not None
@@ -129,6 +129,9 @@ def write_results(folder: RunFolder, config: DictConfig, made: Procedure, course
             "kind": type(c).__name__, "norm": c.norm, "bounds": c.bounds, "interval": c.interval, "multiplicity": c.multiplicity,
             "statement": found[name].statement, "largest_radius": course.largest_radius(name),
         } for name, c in made.certificates.items()}})
+    written, plan = folder.read_about(), folder.read_plan()
+    for name in made.certificates:
+        write_sidecar(folder.tsv(name), written, name, plan)
 
 
 def _settings(node: DictConfig) -> dict[str, Any]:

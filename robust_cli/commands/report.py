@@ -33,6 +33,9 @@ def report(folders: list[Path], output: Path | None = None, said: dict[str, Any]
     folder.set_state("complete", "report")
     for found in result.summary:
         table(found.columns, found.rows, found.title)
+        for note in found.notes:
+            if note.startswith("†") or "(–)" in note:  # noqa: RUF001
+                say(f"  {note}")
     for sentence in [*result.verdicts, *(f"warning: {w}" for w in result.warnings)]:
         say(sentence)
     say(f"page: {result.page}")

@@ -15,6 +15,7 @@ import robust_cli
 from robust_cli.messages import UserError, suggestion
 
 COMMANDS = ("train", "certify", "attack")
+LISTS = ("attack", "certificate", "measure")  # groups of which several are chosen, each a node of its own
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_][\w.]*):(?P<value>(?:\s+[^#\s][^#]*?)?)\s*(?:#\s*(?P<comment>.*))?$")
 _TARGET = re.compile(r"""^\s*_target_:\s*["']?([\w.]+)["']?\s*(?:#.*)?$""", re.MULTILINE)
 _WIDTH = 34
@@ -63,6 +64,22 @@ def targets(folders: Iterable[Path]) -> set[str]:
     """Every ``_target_`` that the groups of some conf folders name."""
     return {target for folder in folders for file in folder.glob("*/**/*.yaml") for target in
             _TARGET.findall(file.read_text(encoding="utf-8", errors="replace"))}
+
+
+def choice_of(group: str, target: str) -> str:
+    """The choice of a group that builds a class, by our own configs; the class's name where that is none or several."""
+    found = [name for name, file in choices(group, [conf_folder()]).items()
+             if target in _TARGET.findall(file.read_text(encoding="utf-8"))]
+    return found[0] if len(found) == 1 else target.rpartition(".")[2]
+
+
+def owners(group: str) -> dict[str, list[str]]:
+    """The settings of a group by their names, each with the choices that have it; by our own configs."""
+    found: dict[str, list[str]] = {}
+    for name, file in choices(group, [conf_folder()]).items():
+        for key, _, _ in keys(file):
+            found.setdefault(key.removeprefix(f"{group}."), []).append(name)
+    return found
 
 
 def keys(file: Path) -> list[tuple[str, str, str]]:
@@ -158,7 +175,7 @@ def _group_lines(group: str, found: dict[str, Path]) -> list[str]:
 
 def _choice_lines(group: str, choice: str, file: Path) -> list[str]:
     text, source = summary(file)
-    prefix = f"{group}.{choice}" if group in ("attack", "certificate", "measure") else group
+    prefix = f"{group}.{choice}" if group in LISTS else group
     found = [(key if key == group or key.startswith(f"{group}.") else f"{prefix}.{key}", value, comment)
              for key, value, comment in keys(file)]
     if group == "experiment":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
@@ -11,7 +12,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from robust_cli.composing.catalogue import choices, conf_folder
+from robust_cli.composing.catalogue import LISTS, choices, conf_folder, owners
 from robust_cli.composing.names import PARTS
 from robust_cli.messages import UserError, Wrong, suggestion
 from robust_cli.runs.folder import refused_by_system
@@ -86,6 +87,8 @@ def _composition(error: ConfigCompositionException | OmegaConfBaseException) -> 
         return _setting(setting) + (f" (set in {file[1]}.yaml)" if file else "")
     if found := re.search(r"Could not override '([^']*)'.*No match in the defaults list", str(error), re.DOTALL):
         return f"{found[1]}: {_no_group(found[1])}" + (f" (set in {file[1]}.yaml)" if file else "")
+    if found := re.match(r"Ambiguous value for argument '(([^'=]*)=(.*))'$", str(error).partition("\n")[0]):
+        return f"{found[1]}: several values need -m (a sweep, a run each); one list is written {found[2]}=[{found[3]}]"
     return _one_line(str(error))
 
 
@@ -104,10 +107,27 @@ def _setting(error: OmegaConfBaseException) -> str:
     if place in PARTS:
         return f"{place}: {_no_group(place)}"
     group, _, rest = place.partition(".")
-    hint = f" (to use it add it to {group}=[...])" if group in ("attack", "certificate", "measure") and rest == key else ""
+    hint = f" (to use it add it to {group}=[...])" if group in LISTS and rest == key else ""
     if group == "model" and "weights" in valid:
         hint = f"; a setting of your own class needs a plus, +{place}=..."
-    return f"{place}: no such setting; {suggestion(key, valid) or 'there are none here'}{hint}"
+    others = owners(group) if group not in LISTS and rest == key and _is_chosen(group, parent) else {}
+    if key in others:
+        return f"{place}: belongs to {' or '.join(f'{group}={name}' for name in others[key])}; add it{hint}"
+    return f"{place}: no such setting; {_near(place, valid, others) or 'there are none here'}{hint}"
+
+
+def _is_chosen(group: str, node: DictConfig) -> bool:
+    """Whether the command line chooses a group's node; certify's and attack's data set may be the run's."""
+    return group not in PARTS or node.get("_target_") is not None
+
+
+def _near(place: str, valid: list[str], others: dict[str, list[str]]) -> str:
+    """The nearest settings, those of other choices as well, as they are typed."""
+    path, dot, key = place.rpartition(".")
+    if not (near := get_close_matches(key, valid, n=3) or get_close_matches(key, others, n=3)):
+        return suggestion(key, valid)
+    names = [path + dot + name + (f" (of {path}={' or '.join(others[name])})" if name not in valid else "") for name in near]
+    return f"did you mean {' or '.join(names)}?"
 
 
 _TYPES = {"Integer": "a whole number", "Float": "a number (such as 0.25)"}

@@ -40,9 +40,10 @@ def final(config: DictConfig, hydra: DictConfig) -> DictConfig:
     absolute_paths(plain, Path(hydra.runtime.cwd))
     allowed = targets(config_folders(hydra))
     if plain["resume"] is not None:
+        now = plain["model"]
         plain = resuming.resumed(plain, command, typed_overrides(hydra), {*allowed, *given.trusted_now(plain)})
         if "model_sha256" in plain:
-            given.check_unchanged(plain["model"], plain["model_sha256"], plain["resume"])
+            given.check_unchanged(plain["model"], plain["model_sha256"], plain["resume"], now)
         elif command != "train":
             load_run(plain["run"], plain["trust"], allowed)
         return typed(plain, command)
@@ -195,13 +196,14 @@ def _with_run(plain: dict[str, Any], command: str, allowed: set[str]) -> dict[st
     names = chosen(run.choices, {"dataset": dataset, "model": run.model, "regime": run.regime})
     merged = plain | {"dataset": dataset, "model": run.model, "regime": run.regime, "choices": names}
     if run.is_own:
-        return _with_own(merged | {"model": given.moved(run.model, plain)}, command, run)
+        model = given.moved(run.model, plain)
+        given.check_unchanged(model, run.config["model_sha256"], run.folder.path, plain["model"])
+        return _with_own(merged | {"model": model}, command, run)
     return merged | _noise_settings(plain, command, run.training_noise_std, f"{run.folder} was trained without noise")
 
 
 def _with_own(merged: dict[str, Any], command: str, run: SavedRun) -> dict[str, Any]:
     """The model of a run of one's own, with that run's noise where none is typed."""
-    given.check_unchanged(merged["model"], run.config["model_sha256"], run.folder)
     noise, kind = run.config.get("noise_std"), run.config.get("noise", "gaussian")
     default = noise if kind == merged["noise"] else None
     whole = merged | {"run": None, "model_sha256": run.config["model_sha256"]}
@@ -221,6 +223,8 @@ def _noise_settings(plain: Mapping[str, Any], command: str, default: float | Non
     if classifier == "smoothed" and noise is None:
         raise UserError(f"noise_std: {without}; say which noise the smoothed classifier has, "
                         "noise_std=0.25, or attack classifier=base")
-    if classifier == "base" and plain["noise_std"] is not None:
-        raise UserError("noise_std: a base classifier has no noise; leave it out, or say classifier=smoothed")
+    for key in ("noise_std", "noise"):
+        if classifier == "base" and plain[key] not in (None, "gaussian"):
+            raise UserError(f"{key}: a base classifier has no noise, got {plain[key]}; leave it out, or say classifier=smoothed"
+                            + ("" if noise is not None else " noise_std=0.25"))
     return {"noise_std": noise if classifier == "smoothed" else None, "classifier": classifier}

@@ -23,12 +23,13 @@ from robust_cli.composing.explain import Stop, explain
 from robust_cli.composing.final import absolute_paths, check_some, config_folders, final, plain_of, typed_overrides
 from robust_cli.composing.given import REGIME
 from robust_cli.composing.names import PARTS, chosen
+from robust_cli.composing.resuming import latest_unfinished
 from robust_cli.composing.saved_run import load_run
 from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder, claim, shown
 from robust_cli.runs.ranks import ranks
 
-OUTPUTS = "outputs"
+OUTPUTS, LATEST = "outputs", "latest"
 BOOKKEEPING = ("config.yaml", "provenance.json", "status.json", "about.json", "log.txt")
 # Folders that this process has claimed: what is left empty after a mistake is taken away again.
 _claimed: list[Path] = []
@@ -105,13 +106,22 @@ def _shared_folder(config: DictConfig) -> str:
     """The run's folder; of several processes the first names it, and says so too when it stops."""
     process = ranks()
     try:
+        if process.leads and config.resume == LATEST:
+            _go_on_with(config, str(latest_unfinished(OUTPUTS, str(config.hydra.job.name))))
         named = _run_folder(config) if process.leads else ""
     except BaseException:
         process.agreed("")
         raise
     if not (named := process.agreed(named)):
         raise Stop("the first process stopped before it began", 0)
+    if config.resume == LATEST:
+        _go_on_with(config, named)
     return named
+
+
+def _go_on_with(config: DictConfig, folder: str) -> None:
+    with read_write(config), open_dict(config):
+        config.resume = folder
 
 
 def _parsed(config: DictConfig) -> list[Override]:

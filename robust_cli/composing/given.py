@@ -11,6 +11,7 @@ from typing import Any
 
 from robust_cli.composing.names import chosen, safe
 from robust_cli.messages import UserError
+from robust_cli.runs.folder import shown
 
 REGIME = "own"
 RESERVED = ("weights", "entry", "mean", "std")  # of a model's node: how it is filled, and no settings of its class
@@ -113,11 +114,16 @@ def _sha256(path: str, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_unchanged(model: Mapping[str, Any], expected: Any, folder: Any) -> None:
-    """Raise UserError unless the file of a saved run's own model is there and as it was."""
+def check_unchanged(model: Mapping[str, Any], expected: Any, folder: Any, typed: Mapping[str, Any]) -> None:
+    """Raise UserError unless the file of a saved run's own model is there and as it was. ``typed``: the model's words of now."""
+    place = file_of(model)
+    if place is not None and typed.get(place[0].partition(".")[2]) is None and not Path(place[1]).exists():
+        key, path = place
+        raise UserError(f"{key}={path}: expected a file, no such file; that is where the config of {shown(folder)} has it, "
+                        f"{key}=<file> says where it lies now")
     if (found := checksum(model)) != expected:
         assert found is not None
-        key, path = file_of(model) or ("model", "")
+        key, path = place or ("model", "")
         raise UserError(f"{key}={path}: changed since {folder} (SHA-256 {str(expected)[:8]} then, {found[:8]} now); give that "
                         f"file back or say where it lies, {key}=<file>; or start a new run with the other model")
 

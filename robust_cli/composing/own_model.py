@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from robust_cli.composing.build import build_offering
 from robust_cli.composing.catalogue import conf_folder, targets
@@ -40,10 +42,9 @@ class Own:
 def load_own(config: DictConfig, dataset: Any, device: torch.device) -> Own:
     """Build the model that a config names and fill it. Raises UserError where file, class and data set do not go together."""
     node = {str(key): value for key, value in _plain(config.model).items() if key not in RESERVED}
-    torch.manual_seed(key64(config.seed, "weights"))
-    architecture = build_offering(node, "model", shape=dataset.shape, classes=len(dataset.class_names), device=str(device))
-    if not isinstance(architecture, nn.Module):
-        raise UserError(f"model: expected a torch.nn.Module from {node['_target_']}, got {type(architecture).__name__}")
+    architecture = _built(node, config.seed, dataset, device)
+    if config.model.weights == INCLUDED:
+        _check_same(architecture, _built(node, config.seed + 1, dataset, device))
     found = None
     if node["_target_"] not in PROGRAMS and config.model.weights != INCLUDED:
         found = load_state(architecture, config.model.weights, dataset.shape[0], config.model.get("entry"))
@@ -52,6 +53,28 @@ def load_own(config: DictConfig, dataset: Any, device: torch.device) -> Own:
     place = file_of(_plain(config.model))
     _try(config, model, dataset, device)
     return Own(model, mean, std, place[1] if place else "", (_where_from(found, place), whose))
+
+
+def _built(node: dict[str, Any], seed: int, dataset: Any, device: torch.device) -> nn.Module:
+    torch.manual_seed(key64(seed, "weights"))
+    made = build_offering(node, "model", shape=dataset.shape, classes=len(dataset.class_names), device=str(device))
+    if not isinstance(made, nn.Module):
+        raise UserError(f"model: expected a torch.nn.Module from {node['_target_']}, got {type(made).__name__}")
+    return made
+
+
+def _check_same(one: nn.Module, other: nn.Module) -> None:
+    """Raise UserError unless two builds under different seeds hold the same tensors: then no chance is in them."""
+    again = dict(_tensors(other))
+    for name, tensor in _tensors(one):
+        if is_lazy(tensor) or name not in again or not torch.equal(tensor, again[name]):
+            raise UserError(f"model.weights={INCLUDED}: expected a class that brings its weights, its {name} starts at random: "
+                            "give model.weights=<file>")
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 def identity(config: DictConfig) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from robust_cli.composing.catalogue import choice_of
 from robust_cli.composing.names import PARTS
 from robust_cli.composing.saved_run import read_checked
 from robust_cli.messages import UserError
@@ -17,6 +19,15 @@ from robust_cli.runs.folder import RunFolder
 _MOVABLE = ("dataset.root", "dataset.download", "model.weights", "model.file")  # a model's file is known by its checksum
 FREE = ("resume", "trust", "cluster", "batch_size", "workers", *_MOVABLE)
 _ABSENT = object()
+
+
+def latest_unfinished(outputs: Path | str, command: str) -> RunFolder:
+    """The run of a command that began last of those that are not complete. Raises UserError when there is none."""
+    runs = [RunFolder(status.parent) for status in Path(outputs).glob("**/status.json")]
+    open_ended = [run for run in runs if run.command == command and run.state != "complete" and run.config.exists()]
+    if not open_ended:
+        raise UserError(f"resume=latest: no unfinished {command} run under {outputs}/; name a folder, resume=<folder>")
+    return max(open_ended, key=lambda run: run.config.stat().st_mtime)
 
 
 def resumed(plain: dict[str, Any], command: str, overrides: Sequence[str], allowed: Collection[str]) -> dict[str, Any]:
@@ -38,7 +49,7 @@ def resumed(plain: dict[str, Any], command: str, overrides: Sequence[str], allow
         _compare(plain, saved, path, folder)
     result = copy.deepcopy(saved) | {"resume": plain["resume"], "trust": plain["trust"], "cluster": plain["cluster"]}
     for path in paths:
-        if path in ("batch_size", "workers", *_MOVABLE):
+        if path in ("batch_size", "workers", "device", *_MOVABLE):
             _put(result, path, _at(plain, path))
     return result
 
@@ -46,8 +57,8 @@ def resumed(plain: dict[str, Any], command: str, overrides: Sequence[str], allow
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """None when two configs of a run agree in all that a result can depend on, else the first key that differs."""
     for path, (left, right) in _differences(one, other, ""):
-        if not _is_free(path):
-            return f"{path} is {_word(left)} there, {_word(right)} now"
+        if not (_is_free(path) or (path == "device" and "auto" in (left, right))):  # what auto comes to, `record` compares
+            return "{} is {} there, {} now".format(*_told(path, left, right))
     return None
 
 
@@ -73,9 +84,27 @@ def _typed_paths(overrides: Sequence[str]) -> list[str]:
 def _compare(plain: Mapping[str, Any], saved: Mapping[str, Any], path: str, folder: RunFolder) -> None:
     pairs = _differences(_at(saved, path), _at(plain, path), path) if path else _composed_differences(saved, plain)
     for place, (before, now) in pairs:
-        if not _is_free(place):
-            raise UserError(f"resume={folder}: {place} is {_word(before)} in that run, got {_word(now)}; leave it out to go on "
+        if place == "device" and before == "auto":
+            before = _device_of(folder) or now
+        if before != now and not _is_free(place):
+            name, there, here = _told(place, before, now)
+            raise UserError(f"resume={folder}: {name} is {there} in that run, got {here}; leave it out to go on "
                             "with the run as it is, or start a new one")
+
+
+def _device_of(folder: RunFolder) -> str:
+    """What device=auto came to when a run began; '' where it did not come to that."""
+    found = folder.read_record().get("device") if folder.provenance.exists() else ""
+    return str(found or "").partition(" ")[0]
+
+
+def _told(place: str, before: Any, now: Any) -> tuple[str, str, str]:
+    """A key and its two values in words; of a group's class the choice that it is."""
+    group, _, key = place.partition(".")
+    if key == "_target_":
+        there, here = (choice_of(group, value) if isinstance(value, str) else _word(value) for value in (before, now))
+        return group, there, here
+    return place, _word(before), _word(now)
 
 
 def _composed_differences(saved: Mapping[str, Any], plain: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:

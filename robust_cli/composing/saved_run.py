@@ -145,7 +145,7 @@ def _no_folder(path: Path, key: str) -> str:
     if path.exists():
         return f"is a file; expected the folder of a run, {key}={path.parent}?"
     beside = list(path.parent.iterdir()) if os.access(path.parent, os.R_OK | os.X_OK) else []
-    names = [child.name for child in beside if child.is_dir()] + (["latest"] if key != "resume" else [])
+    names = [*(child.name for child in beside if child.is_dir()), "latest"]
     near = difflib.get_close_matches(path.name, names, n=3)
     return f"no such folder; did you mean {' or '.join(near)}?" if near else "no such folder"
 

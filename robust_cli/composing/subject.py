@@ -15,7 +15,9 @@ from torch import nn
 from robust_cli.composing.build import build
 from robust_cli.composing.given import PROGRAMS
 from robust_cli.composing.own_model import Own, clean_accuracy, identity, load_own
+from robust_cli.composing.words import as_typed
 from robust_cli.datasets.images import Images
+from robust_cli.datasets.shards import positions
 from robust_cli.datasets.subsets import choose
 from robust_cli.messages import UserError
 from robust_cli.models.classifier import classifier, memory_format
@@ -118,7 +120,8 @@ def _trained(config: DictConfig, dataset: Any, precision: str) -> tuple[nn.Modul
 def _of_own(config: DictConfig, own: Own) -> dict[str, Any]:
     names = {key: config.choices[key] for key in ("dataset", "model", "regime")}
     return names | {"training_noise_std": None, "train_run": None, "train_seed": None, "model_file": own.file or None,
-                    "model_sha256": config.model_sha256, "mean": own.mean, "std": own.std}
+                    "model_entry": config.model.get("entry"), "model_sha256": config.model_sha256, "mean": own.mean,
+                    "std": own.std}
 
 
 def _described(run: RunFolder) -> dict[str, Any]:
@@ -139,7 +142,9 @@ def introduce(what: str, subject: Subject, config: DictConfig) -> None:
         say(f"robust {what}: {about['model']}, a model of your own, on {about['dataset']}")
     else:
         say(f"robust {what}: {about['model']} trained with {about['regime']} on {about['dataset']} ({shown(config.run)})")
-    say(f"  images: {about['images']} of the test split (subset {about['subset']}); device: {describe_device(subject.device)}, "
+    shard = config.get("shard")
+    part = f"{len(positions(shard, about['images']))} of {about['images']} (shard {shard})" if shard else f"{about['images']}"
+    say(f"  images: {part} of the test split (subset {about['subset']}); device: {describe_device(subject.device)}, "
         f"{about['precision']}; seed {about['seed']}")
     for note in subject.notes:
         say(f"  {note}")
@@ -156,7 +161,7 @@ def record(folder: RunFolder, config: DictConfig, device: torch.device, images: 
     if not folder.provenance.exists():
         record_of_model = {} if fingerprint is None else {"model_fingerprint": fingerprint}
         # What this run was given, in a sweep too, whose process has another command line.
-        words = ["robust", folder.command, *map(str, HydraConfig.get().overrides.task)]
+        words = ["robust", folder.command, *(as_typed(str(override)) for override in HydraConfig.get().overrides.task)]
         write_json(folder.provenance, gather(words, config.seed, checksum, described, torch.get_num_threads()) | record_of_model)
         return
     before = _begun(folder)

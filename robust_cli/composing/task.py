@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robust_cli.composing import folders, schema
 from robust_cli.composing.catalogue import conf_folder
+from robust_cli.composing.completion import cleaned
 from robust_cli.composing.explain import Stop, explain
 from robust_cli.composing.final import final
 from robust_cli.composing.names import job_name
@@ -54,7 +56,13 @@ class Command:
         before = os.environ.get("HYDRA_FULL_ERROR")
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print
         try:
-            run()
+            if any(word in ("-sc", "--shell-completion") for word in sys.argv):
+                with contextlib.redirect_stdout(io.StringIO()) as found:
+                    run()
+                text = found.getvalue()
+                print(cleaned(text, self.name) if any(word.startswith("query=") for word in sys.argv) else text)
+            else:
+                run()
         except (Exception, Stop, KeyboardInterrupt) as error:
             return self._ended(error, wanted=before == "1")
         finally:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robust_cli.composing.catalogue import choices, conf_folder, groups
+from robust_cli.composing.schema import SCHEMAS, words_of
 from robust_cli.messages import UserError, suggestion
 from robust_cli.runs.folder import latest
 
@@ -22,6 +23,7 @@ _PATHS = ("run", "resume", "training.init_from", "dataset.root", "model.weights"
           "hydra.run.dir", "hydra.sweep.dir")
 _LATEST = ("run", "training.init_from")
 _PLAIN = re.compile(r"[\w./-]+")
+_KIND = re.compile(r"\b[A-Z]\w*\.(?=[a-z])")  # Noise. of Noise.gaussian, as OmegaConf writes such words
 _OUTPUTS = "outputs"
 
 
@@ -64,6 +66,8 @@ def _override(word: str) -> str:
         raise UserError(f"{key}: expected one of: {', '.join(choices(key, [conf_folder()]))}; got {value or 'nothing'}")
     if not equals or not value or value[0] in "'\"":
         return word
+    if "." in value and any(key in words_of(command) for command in SCHEMAS):
+        return f"{key}={_KIND.sub('', value)}"
     if key in _LATEST and "latest" in value.split(","):
         found = [_quoted(str(latest(_OUTPUTS).path)) if part == "latest" else part for part in value.split(",")]
         return f"{key}={','.join(found)}"
@@ -81,6 +85,15 @@ def _existing(value: str) -> str | None:
 
 def _quoted(path: str) -> str:
     return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def as_typed(override: str) -> str:
+    """An override without the quotes that `arranged` has put, and would put again, around a path."""
+    key, _, value = override.partition("=")
+    if len(value) < 2 or value[0] != "'" or value[-1] != "'":
+        return override
+    path = re.sub(r"\\(.)", r"\1", value[1:-1])
+    return f"{key}={path}" if _quoted(path) == value and _override(f"{key}={path}") == override else override
 
 
 def config_dirs(words: Sequence[str]) -> list[Path]:

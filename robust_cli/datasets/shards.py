@@ -6,7 +6,6 @@ import re
 
 from robust_cli.messages import UserError
 
-
 EXPECTED = "k/n with 1 <= k <= n, such as 2/8"
 
 

@@ -102,7 +102,7 @@ def contents(file: str) -> bytes:
 def one_line(error: BaseException) -> str:
     """The end of an error's text, where torch says what was wrong, without the name of its kind before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1].removeprefix(f"{type(error).__name__}: ") if lines else type(error).__name__)[:160]
+    return (re.sub(r"^[\w.]*(Error|Exception): ", "", lines[-1]) if lines else type(error).__name__)[:160]
 
 
 def check_answers(model: nn.Module, shape: tuple[int, int, int], classes: int, dataset: str, device: torch.device,

@@ -11,8 +11,8 @@ from robust_cli.reporting.lines import Line
 from robust_cli.reporting.load import Certified
 from robust_cli.reporting.tables import EMPTY, Table, number
 
-_NOTE = ("Draws an image: all rows that the network evaluated for it, selection and padding included. Factor: `samples` over "
-         "their mean. Stopped: complete: all was proven or the fixed number reached; futile: more draws would hardly prove "
+_NOTE = ("Draws an image: all rows that the network evaluated for it, selection and padding included. Saved x: `samples` "
+         "over their mean. Stopped: complete: all was proven or the fixed number reached; futile: more draws would hardly prove "
          "more; cap: the largest number was reached; skipped: the class selected is wrong (label-aware); tolerance: the "
          "radius was known closely enough.")
 
@@ -39,7 +39,7 @@ def costs_tables(lines: Sequence[Line[Certified]]) -> list[Table]:
                      **{f"stopped_{reason}": count for reason, count in stops.items()}})
     if not rows:
         return []
-    columns = ["", "images", "samples", "mean draws", "median", "largest", "factor", "stopped"]
+    columns = ["", "images", "samples", "mean draws", "median", "largest", "saved x", "stopped"]
     return [Table("costs", "Draws an image, and why images stopped", pd.DataFrame(data), columns, rows, [_NOTE])]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ STROKES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (2.5, 1)), 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 UNITS = "pixel units, images in [0, 1]"
 _GRID = 401
+_ENTRIES = 24  # of a legend
+_WRAPPED = 74  # characters of a legend under the axes
 LOOK: dict[Any, Any] = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.axisbelow": True,
     "axes.grid": True, "grid.color": "#e3e3e3", "grid.linewidth": 0.7, "legend.frameon": False, "legend.fontsize": 9,
@@ -56,12 +59,17 @@ def drawn_figure(draw: Callable[[Axes], None], xlabel: str, ylabel: str) -> Figu
 
 
 def _legend(axes: Axes) -> None:
-    """Inside where it is short, else under the axes: a long legend never covers a line."""
+    """Inside where it is short, else under the axes, in lines no longer than they are wide: a legend neither covers a line nor
+    makes a picture wider. Of very many entries the last are left out and counted."""
     handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > _ENTRIES:
+        handles = [*handles[:_ENTRIES], Line2D([], [], linestyle="none")]
+        labels = [*labels[:_ENTRIES], f"and {len(labels) - _ENTRIES} more"]
     if len(labels) <= 3 and max(map(len, labels), default=0) <= 32:
         axes.legend(handles, labels, loc="best")
     else:
         columns = 2 if max(map(len, labels)) <= 46 else 1
+        labels = [textwrap.fill(label, _WRAPPED, break_on_hyphens=False) for label in labels]
         axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=columns, borderaxespad=0)
 
 

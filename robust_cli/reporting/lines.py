@@ -19,6 +19,7 @@ _ALWAYS = ("dataset", "model", "regime", "classifier", "noise", "noise_std", "sa
 _OF_THE_PART = ("attack", "certificate", "norm", "bounds", "interval", "multiplicity")
 _USUAL = (None, "gaussian noise", "fixed sampling")
 _SAID_ELSEWHERE = ("name", "samples", "selection_samples", "label_aware", "_target_")
+_LISTED = 6  # numbers of a list that a title shows in full
 _WORST = "worst case"
 _ONE_TARGET = ("model_fingerprint", "classifier", "noise_std", "decision_votes", "precision", "subset", "seed")
 R = TypeVar("R", Certified, Attacked)
@@ -76,6 +77,9 @@ def _published(runs: Sequence[Certified], ours: Sequence[Line[Certified]]) -> li
         facets = _words((key, run.about.get(key), words) for key, words in (
             ("dataset", "{}"), ("noise_std", "noise {}"), ("samples", "n = {}"),
             ("failure_probability", "failure probability {}")))
+        facets |= _words((("noise", run.about.get("noise"), "{} noise"),
+                          ("sampling", (run.about.get("sampling") or {}).get("name"), "{} sampling"),
+                          ("label_aware", "label-aware" if run.about.get("label_aware") else None, "{}")))
         title = _shortest(run.folder.path, [other.folder.path for other in runs if other is not run])
         found.append(Line(title, run.names[0], (run,), (run.of(run.names[0]),), facets, str(run.folder.path),
                           run.norm(run.names[0]), families + k, kinds + k))
@@ -132,7 +136,8 @@ def _model_facets(run: Certified | Attacked) -> dict[str, str]:
     about = run.about
     facets = _words((key, about.get(key), words) for key, words in (
         ("dataset", "{}"), ("model", "{}"), ("regime", "{}"), ("noise_std", "noise {}"), ("subset", "images {}"),
-        ("precision", "{}"), ("training_noise_std", "trained with noise {}"), ("model_file", "file {}")))
+        ("precision", "{}"), ("training_noise_std", "trained with noise {}"), ("model_file", "file {}"),
+        ("model_entry", "entry {}")))
     settings = {k: v for k, v in (run.training or {}).items() if not k.endswith("_target_") and k != "regime.noise_std"}
     return {**facets, **{f"training: {k}": f"{k.split('.')[-1]} {v}" for k, v in settings.items()}}
 
@@ -142,16 +147,24 @@ def _certified_facets(run: Certified, name: str) -> dict[str, str]:
     own = about.get("certificates", {}).get(name, {})
     bounds = own.get("bounds") or run.of(name)["bounds"].iloc[0]
     plan = about.get("sampling") or {}
-    settings = {f"plan: {k}": f"{k} {v}" for k, v in plan.items() if k not in _SAID_ELSEWHERE}
+    settings = {f"plan: {k}": _setting(k, v) for k, v in plan.items() if k not in _SAID_ELSEWHERE}
     return {**_model_facets(run), **settings, **_words((
         ("noise", about.get("noise", "gaussian"), "{} noise"), ("sampling", plan.get("name", "fixed"), "{} sampling"),
         ("label_aware", "label-aware" if about.get("label_aware") else None, "{}"),
         ("shard", about.get("shard"), "shard {}"), ("norm", run.norm(name), "{}"),
         ("certificate", name, "{}"), ("bounds", str(bounds).replace("_", "-"), "{}"),
         ("interval", own.get("interval"), "{} interval"), ("multiplicity", own.get("multiplicity"), "multiplicity: {}"),
-        ("samples", about.get("samples"), "n = {}"), ("selection_samples", about.get("selection_samples"), "{} selection votes"),
+        ("samples", about.get("samples"), "n = {}" if plan.get("name", "fixed") == "fixed" else "n at most {}"),
+        ("selection_samples", about.get("selection_samples"), "{} selection votes"),
         ("failure_probability", about.get("failure_probability"), "failure probability {}"),
         ("discount", about.get("discount"), "discount {}")))}
+
+
+def _setting(name: str, value: object) -> str:
+    """A plan's setting in words; null radii are the plan's usual ones."""
+    if value is None:
+        return "usual radii" if name == "radii" else f"no {name}"
+    return f"{name} {value}"
 
 
 def _attacked_facets(run: Attacked, name: str) -> dict[str, str]:
@@ -207,14 +220,26 @@ def _named(lines: list[Line[R]]) -> list[Line[R]]:
     model: list[str] = [key for key in shown if key not in part]
     families = _numbers(lines, lambda line: (_text(line, model), line.hidden))
     kinds = _numbers(lines, lambda line: _text(line, part))
-    titles = [_text(line, [*model, *part]) or _text(line, ["regime", "certificate", "attack"]) for line in lines]
+    titles = [_text(line, [*model, *part]) or _text(line, [_maker(line), "certificate", "attack"]) for line in lines]
     named = [replace(line, title=_unlike(titles, k, line) + _seeds(line), family=families[k], kind=kinds[k])
              for k, line in enumerate(lines)]
     return sorted(named, key=lambda line: line.family)
 
 
+def _maker(line: AnyLine) -> str:
+    """What names a model best: the regime of ours, the name of one that was brought along."""
+    return "model" if line.about.get("regime") == "own" and "model" in line.facets else "regime"
+
+
 def _text(line: AnyLine, keys: Iterable[str]) -> str:
-    return ", ".join(line.facets[key] for key in keys if key in line.facets)
+    return ", ".join(_brief(line.facets[key]) for key in keys if key in line.facets)
+
+
+def _brief(words: str) -> str:
+    """A long list of numbers by how many there are and the last of them; facets themselves stay whole, to tell runs apart."""
+    name, _, numbers = words.partition(" [")
+    listed = numbers.rstrip("]").split(", ")
+    return f"{len(listed)} {name} up to {listed[-1]}" if numbers.endswith("]") and len(listed) > _LISTED else words
 
 
 def _groups(lines: Sequence[AnyLine], keys: Iterable[str]) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 
+import numpy as np
 import pandas as pd
 
-from robust_cli.reporting import certified, levels
+from robust_cli.reporting import certified, certified_tables, levels
 from robust_cli.reporting.certified_tables import SPREAD
 from robust_cli.reporting.lines import Line
 from robust_cli.reporting.load import Certified
@@ -24,24 +25,23 @@ def published(name: str) -> pd.DataFrame:
 
 def beside_ours(lines: Sequence[Line[Certified]]) -> Table | None:
     """STN's certified accuracies with ours at the same radius, for data sets where one of our regimes is among its methods."""
-    rows, data = [], []
+    rows, data, shown = [], [], []
     for dataset, printed in published("stn_table1").groupby("dataset", sort=False):
         ours = [line for line in lines if line.about.get("dataset") == dataset and line.norm == "l2"
                 and not line.about.get("published")]
         methods = {str(m).split()[0] for m in printed["method"]}
         if not any(line.about.get("regime") in methods for line in ours):
             continue
+        shown += ours
         for row in printed.to_dict("records"):
             rows.append([row["method"], STN, dataset, f"{row['radius_l2']:g}", f"{row['certified_accuracy']:.1f}",
                          f"{row['natural_accuracy']:.1f}", row["remark"]])
             data.append({**row, "source": STN})
         for radius in printed["radius_l2"].unique():
             for line in ours:
-                accuracy, natural = certified.accuracy(line.tables, float(radius)), certified.natural(line.tables)
-                remark = f"{accuracy.images} images, n = {line.about.get('samples')}"
-                apart = levels.MARK * levels.between(line, float(radius))
-                rows.append([line.title, "this report", dataset, f"{radius:g}", percent(accuracy) + apart, percent(natural),
-                             remark])
+                (accuracy,), natural = certified_tables.tested(line, [float(radius)]), certified.natural(line.tables)
+                remark = f"{accuracy.images} images, {line.facets.get('samples', 'n not said')}"
+                rows.append([line.title, "this report", dataset, f"{radius:g}", percent(accuracy), percent(natural), remark])
                 data.append({"dataset": dataset, "method": line.title, "radius_l2": radius, "remark": remark,
                              "certified_accuracy": 100 * accuracy.value, "natural_accuracy": 100 * natural.value,
                              "source": "this report"})
@@ -51,4 +51,4 @@ def beside_ours(lines: Sequence[Line[Certified]]) -> Table | None:
                  ["", "source", "data set", "radius", "certified %", "natural %", "remark"],
                  [[str(c) for c in row] for row in rows],
                  ["Published numbers are as printed, in % of the full test set; other networks, other intervals.", SPREAD,
-                  *levels.notes([line for line in lines if line.norm == "l2" and not line.about.get("published")])])
+                  *levels.notes(shown, np.unique([row["radius_l2"] for row in data]))])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from robust_cli.reporting import certified, levels
-from robust_cli.reporting.certified_tables import by_norm, named, radii_for
+from robust_cli.reporting.certified_tables import by_table, named, radii_for
 from robust_cli.reporting.lines import Line
 from robust_cli.reporting.load import Certified
 from robust_cli.reporting.tables import EMPTY, Table, difference
@@ -18,14 +19,14 @@ from robust_cli.reporting.tables import EMPTY, Table, difference
 _MOST = 6
 _SPREAD = ("± is the standard error of the mean difference on the same images. Lines of several seeds enter by the share "
            "of their runs that certifies an image; the spread between trainings is not in it.")
-_LEVELS = "– at radii between the levels of a line whose radii are those of a table: there the two do not compare."  # noqa: RUF001
+_LEVELS = "– at radii that are no level of a line whose radii are those of a table: there it was not tested."  # noqa: RUF001
 _ROUNDED = "Radii in a published file may have been rounded up when written (see the remarks under certified accuracy)."
 
 
 def paired_tables(lines: Sequence[Line[Certified]], radii: ArrayLike | None = None) -> list[Table]:
-    """`paired_table` for each norm in which lines can be paired."""
-    found = [paired_table(group, radii_for(group) if radii is None else radii) for group in by_norm(lines).values()]
-    return [table for table in found if table is not None]
+    """`paired_table` for each norm and data set in which lines can be paired."""
+    found = [(name, paired_table(group, radii_for(group) if radii is None else radii)) for name, group in by_table(lines).items()]
+    return [replace(table, name=f"paired_differences{name}") for name, table in found if table is not None]
 
 
 def paired_table(lines: Sequence[Line[Certified]], radii: ArrayLike) -> Table | None:
@@ -39,7 +40,9 @@ def paired_table(lines: Sequence[Line[Certified]], radii: ArrayLike) -> Table | 
         table = certified.paired(first.tables, second.tables, radii)
         if not int(table["images"].iloc[0]):
             continue
-        apart = [levels.between(first, float(r)) or levels.between(second, float(r)) for r in radii]
+        apart = np.isnan(levels.tested(first, radii)) | np.isnan(levels.tested(second, radii))
+        if apart.all():
+            continue  # tables of radii that share none of these
         table.loc[apart, ["difference", "error"]] = np.nan
         title = f"{first.title} minus {second.title}"
         rows.append([title, str(int(table["images"].iloc[0])),

@@ -4,25 +4,25 @@ Columns idx, label, predict, radius, correct, time, separated by tabs (Cohen et 
 classifier abstains; correct is 1 where predict is the label. Others write radii with a few digits, rounded to the nearest, so up
 as often as down: what is read from such a file may stand above what was proven, and by how much is said. A file holds neither
 noise nor number of draws nor failure probability: they are taken from the user or from FILE.json beside it, and never guessed.
+Beside our own files such a FILE.json says all that a reader of the rows alone would get wrong.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from decimal import ROUND_FLOOR, Context, Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from robust_cli.certificates import confidence, neyman_pearson
 from robust_cli.messages import UserError
 from robust_cli.reporting.load import Certified, Runs, load
+from robust_cli.reporting.sidecar import Said, beside
+from robust_cli.reporting.sidecar import checked as checked
+from robust_cli.reporting.sidecar import write_sidecar as write_sidecar
 from robust_cli.reporting.tables import radius as shown
 from robust_cli.runs.folder import RunFolder
 
@@ -31,27 +31,7 @@ _NEEDED = COLUMNS[:-1]
 _FULL = 12  # significant digits from which rounding no longer matters
 _EXACT = 18  # significant digits: a decimal cut off there is nearer to its float than to any other
 CERTIFICATE = "published"
-
-
-@dataclass(frozen=True)
-class Said:
-    """What is known of a published file besides its rows; None: not known.
-
-    noise_std in pixel units, samples: number of estimation draws, failure_probability: of each image's certificate, dataset: our
-    name of the data set whose test images idx counts.
-    """
-
-    noise_std: float | None = None
-    samples: int | None = None
-    failure_probability: float | None = None
-    dataset: str | None = None
-
-    def ceiling(self) -> float:
-        """What so many votes can prove at most: noise_std Phi^-1(failure_probability^(1 / samples)); NaN if not known."""
-        if self.noise_std is None or self.samples is None or self.failure_probability is None:
-            return math.nan
-        p1 = confidence.lower(self.samples, self.samples, self.failure_probability)
-        return float(neyman_pearson.radius(p1, 1.0 - p1, self.noise_std))
+_ABOVE_ZERO = 1e-9  # of noise_std: the radius that stands for "more than 0"
 
 
 def write_tsv(table: pd.DataFrame, path: Path, seconds: pd.Series | Mapping[int, float] | None = None) -> None:
@@ -93,58 +73,24 @@ def read_tsv(path: Path, said: Said = Said()) -> Certified:
     ``said`` fills what FILE.json beside it does not say. Raises UserError (one line, naming the file and the line in it) for a
     file without radii, a row that is cut off or makes no sense, an image twice, or where FILE.json contradicts ``said``.
     """
-    said = _beside(path, said)
+    said = beside(path, said)
     rows, texts = _rows(path)
     table = pd.DataFrame(rows, columns=["index", "label", "predicted", "radius"])
     twins = table[table.duplicated("index")]
     if len(twins):
         raise UserError(f"{path}: expected one row per image, found idx {twins['index'].iloc[0]} more than once; "
                         "take a whole copy")
-    table = table.assign(certificate=CERTIFICATE, norm="l2", bounds="", majority=np.nan, prediction=np.nan, draws=np.nan,
-                         stopped="", label_aware=False, positive=True, p1_lower=np.nan, p2_upper=np.nan)
-    ceiling = said.ceiling()
+    norm, ceiling = said.norm or "l2", said.ceiling()
+    table = table.assign(certificate=CERTIFICATE, norm=norm, bounds="", majority=np.nan, prediction=np.nan, draws=np.nan,
+                         stopped="", label_aware=bool(said.label_aware), positive=True, p1_lower=np.nan, p2_upper=np.nan)
+    remarks, doubts = _remarks(said, table["radius"].to_numpy(), texts)
     about = {"command": "published", "published": path.name, "dataset": said.dataset, "subset": path.name, "images": len(table),
              "noise_std": said.noise_std, "samples": said.samples, "failure_probability": said.failure_probability,
-             "model_fingerprint": None, "remarks": _remarks(said, table["radius"].to_numpy(), texts),
-             "certificates": {CERTIFICATE: {"norm": "l2", "largest_radius": None if math.isnan(ceiling) else ceiling}}}
+             "noise": said.noise, "sampling": {"name": said.sampling}, "comparable": said.comparable is not False,
+             "label_aware": bool(said.label_aware), "radii": said.radii, "model_fingerprint": None,
+             "remarks": [*remarks, *doubts], "doubts": doubts,
+             "certificates": {CERTIFICATE: {"norm": norm, "largest_radius": None if math.isnan(ceiling) else ceiling}}}
     return Certified(RunFolder(path), about, {"file": str(path)}, table)
-
-
-def _beside(path: Path, said: Said) -> Said:
-    """``said`` completed by FILE.json."""
-    file = path.with_name(path.name + ".json")
-    if not file.exists():
-        return said
-    names = [field.name for field in fields(Said)]
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: expected JSON with any of {', '.join(names)} ({error})") from error
-    unknown = [key for key in found if key not in names] if isinstance(found, dict) else ["no object"]
-    if unknown:
-        raise UserError(f"{file}: expected an object with any of {', '.join(names)}, found {unknown[0]}")
-    for name, value in found.items():
-        stated = getattr(said, name)
-        if stated is not None and value != stated:
-            raise UserError(f"{file}: says {name} {value!r}, the command line says {stated!r}; leave one of them out")
-    return replace(said, **checked(found, str(file)))
-
-
-_EXPECTED: dict[str, tuple[tuple[type, ...], str, Callable[[Any], bool]]] = {
-    "noise_std": ((int, float), "a number > 0", lambda value: 0 < value < math.inf),
-    "samples": ((int,), "a whole number >= 1", lambda value: value >= 1),
-    "failure_probability": ((int, float), "a number in (0, 1)", lambda value: 0 < value < 1),
-    "dataset": ((str,), "a name", bool)}
-
-
-def checked(settings: dict[str, Any], where: str) -> dict[str, Any]:
-    """Settings of a published file, each of its type and in its range, or UserError naming ``where``."""
-    for name, value in settings.items():
-        types, expected, holds = _EXPECTED[name]
-        fits = isinstance(value, types) and not isinstance(value, bool)
-        if value is not None and not (fits and holds(value)):
-            raise UserError(f"{where}: expected {expected} for {name}, found {value!r}")
-    return settings
 
 
 def _rows(path: Path) -> tuple[list[tuple[int, int, int, float]], list[str]]:
@@ -190,9 +136,9 @@ def _row(cells: dict[str, str], where: str) -> tuple[int, int, int, float]:
     return index, label, predict, radius
 
 
-def _remarks(said: Said, radii: np.ndarray, texts: Sequence[str]) -> list[str]:
-    """What a reader has to know of these radii."""
-    found, rounding = [], may_exceed(texts)
+def _remarks(said: Said, radii: np.ndarray, texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What a reader has to know of these radii, and what makes them doubtful."""
+    found, rounding = [], 0.0 if said.exact else may_exceed(texts)
     if rounding:
         found.append(f"published radii carry {digits(texts)} digits and may be rounded up by as much as {rounding:.2g}.")
     unknown = [name for name in ("noise_std", "samples", "failure_probability") if getattr(said, name) is None]
@@ -200,10 +146,11 @@ def _remarks(said: Said, radii: np.ndarray, texts: Sequence[str]) -> list[str]:
         found.append(f"{', '.join(unknown)} unknown: no ceiling, no cross-check.")
     else:
         found.append("the model is not known: no cross-check.")
-        if radii.max() > said.ceiling() * (1 + 1e-9) + rounding:
-            found.append(f"holds a radius of {radii.max():g}, above the {shown(said.ceiling())} that {said.samples} unanimous "
-                         "votes prove by the two-class bound: either these settings are not its own, or its radii do not hold.")
-    return [*found, *["data set not said: not paired."] * (said.dataset is None)]
+    above, bound = said.ceiling(), " by the two-class bound" * (said.largest_radius is None)
+    doubts = [f"holds a radius of {radii.max():g}, above the {shown(above)} that {said.samples} unanimous votes prove{bound}: "
+              "either these settings are not its own, or its radii do not hold."
+              ] * bool(radii.max() > above * (1 + 1e-9) + rounding + _ABOVE_ZERO * (said.noise_std or 0.0))
+    return [*found, *["data set not said: not paired."] * (said.dataset is None)], doubts
 
 
 def _written(texts: Sequence[str]) -> list[Decimal]:

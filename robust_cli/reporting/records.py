@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from robust_cli.reporting import certified, distrust
+from robust_cli.reporting import alike, certified, distrust
 from robust_cli.reporting.leaking import label_leaking
 from robust_cli.reporting.lines import Line
 from robust_cli.reporting.load import Certified, Run, Runs, Trained
@@ -76,6 +76,7 @@ def warnings(runs: Runs, lines: Sequence[Line[Certified]]) -> list[str]:
                 found.append(f"{run.folder.path.name}: the smoothed classifier names only {named} of "
                              f"{run.about['classes']} classes; its training has collapsed "
                              "(a smaller or slowly rising weight of its noise term may help).")
+    found += [f"{run.folder.path.name}: {doubt}" for run in runs.certified for doubt in run.about.get("doubts") or []]
     for attack in runs.attacked:
         name, looked = attack.folder.path.name, attack.about.get("doubts") or []
         found += [f"{name}: {sentence}" for sentence in [*map(str, looked), *distrust.doubts(attack), *label_leaking(attack)]]
@@ -84,16 +85,4 @@ def warnings(runs: Runs, lines: Sequence[Line[Certified]]) -> list[str]:
     if len(unknown) > 1:
         found.append("The training runs behind " + ", ".join(unknown) + " are not at hand: seeds of theirs are not joined. "
                      "Name their folders too.")
-    return list(dict.fromkeys([*found, *_unlike_subsets(runs.certified)]))
-
-
-def _unlike_subsets(runs: Sequence[Certified]) -> list[str]:
-    subsets: dict[str, set[str]] = {}
-    for run in runs:
-        shard = f", shard {run.about['shard']}" if run.about.get("shard") else ""
-        subset = f"{run.about.get('subset')}{shard} ({run.about.get('images')} images)"
-        if run.about.get("dataset") is None:
-            continue  # a published file that does not say
-        subsets.setdefault(str(run.about.get("dataset")), set()).add(subset)
-    return [f"{dataset}: certified on different subsets, {', '.join(sorted(s))}; compare them by the paired differences."
-            for dataset, s in subsets.items() if len(s) > 1]
+    return list(dict.fromkeys([*found, *alike.warnings(runs.certified)]))

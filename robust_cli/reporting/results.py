@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from robust_cli.reporting import attacked_tables, certified_tables, closest, distrust, figures, gallery, measurements, transfer
+from robust_cli.reporting import attacked_tables, certified_tables, closest, distrust, figures, gallery, levels, measurements
+from robust_cli.reporting import transfer as transfers
 from robust_cli.reporting.costs import costs_tables
 from robust_cli.reporting.estimates import estimate
 from robust_cli.reporting.leaking import label_leaking
@@ -31,9 +32,13 @@ def certified(folder: RunFolder) -> None:
     lines = certified_lines([run], [])
     for shown in certified_tables.brief(run):
         _show(folder, shown)
+        say(f"  {levels.footnote(lines, [cell for row in shown.rows for cell in row])}")
     stops_early = (run.about.get("sampling") or {}).get("name", "fixed") != "fixed"
     for found in (certified_tables.certificates_table(lines), *costs_tables(lines)):
-        _show(folder, found, on_screen=found.name == "costs" and stops_early)
+        on_screen = found.name == "costs" and stops_early
+        _show(folder, found, on_screen)
+        if on_screen:
+            say("  saved x: samples over mean draws, selection and padding included")
     for line in lines:
         summary = certified_tables.summary(line)
         say(f"  {line.part}: largest radius these votes could prove {radius(summary.largest_radius)}; false certificates among "
@@ -60,7 +65,7 @@ def attacked(folder: RunFolder) -> None:
     made_on = {str(made["fingerprint"])[:8]: made.get("title") for made in (run.about.get("transfer") or {}).values()}
     for fingerprint, title in made_on.items():
         say(f"  @{fingerprint}: images made on {title}")
-    matrices = transfer.transfer_tables([run])
+    matrices = transfers.transfer_tables([run])
     if matrices:
         write_csv(replace(matrices[0], data=pd.concat([matrix.data for matrix in matrices])), folder.table("transfer"))
     own = [line for line in lines if line.is_own]

@@ -37,21 +37,33 @@ def difference(value: float, error: float) -> str:
     return EMPTY if math.isnan(value) else f"{100 * value:+.1f} ± {100 * error:.1f}"
 
 
+_FIGURES = 3  # significant ones of a small radius
+_TINY = 1e-7  # below it a radius stands for "more than 0"
+
+
+def decimals_of(value: float, decimals: int = 3) -> int:
+    """How many decimals show three significant digits of a small radius; at least ``decimals``."""
+    if not _TINY < value < math.inf:
+        return decimals
+    return max(decimals, _FIGURES - 1 - Decimal(repr(float(value))).adjusted())
+
+
 def radius(value: float, decimals: int = 3) -> str:
-    """A radius, never rounded up."""
+    """A radius with at least three significant digits, never rounded up."""
     if math.isnan(value):
         return EMPTY
     if math.isinf(value):
         return "unbounded"
     # repr, not the exact binary value: 0.3 is the float next to 0.3, not 0.29999...
-    return str(Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_FLOOR))
+    return str(Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-decimals_of(value, decimals)), rounding=ROUND_FLOOR))
 
 
 def average_radius(e: Estimate) -> str:
     """'0.812 ± 0.013': the mean rounded down, its error up."""
     if math.isnan(e.value):
         return EMPTY
-    return f"{radius(e.value)} ± {math.ceil(round(1000 * e.error, 6)) / 1000:.3f}"
+    places = decimals_of(e.value)
+    return f"{radius(e.value)} ± {math.ceil(round(10.0 ** places * e.error, 6)) / 10.0 ** places:.{places}f}"
 
 
 def number(value: float, decimals: int = 3) -> str:

@@ -253,6 +253,59 @@ def test_a_class_that_brings_its_weights(here: Path, reference: RunFolder) -> No
     assert run.read_about()["model_sha256"] is None
 
 
+RANDOM = """
+import torch
+from own_net_of_the_tests import Net
+
+def half_loaded():
+    net = Net()
+    held = torch.load("mine.pth")
+    net.load_state_dict({name: held[name] for name in held if name != "rest.%s"}, strict=False)
+    return net
+
+class Buffered(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("directions", torch.randn(784, 10), persistent=False)
+
+    def forward(self, images):
+        return images.flatten(1) @ self.directions
+
+class Lazy(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.LazyLinear(10))
+"""
+
+
+@pytest.mark.parametrize(("target", "name"), [
+    ("own_net_of_the_tests.Net", "rest."),
+    ("own_random_of_the_tests.half_loaded", "LAST"),
+    ("own_random_of_the_tests.Buffered", "directions"),
+    ("own_random_of_the_tests.Lazy", "1.weight"),
+])
+def test_a_class_that_starts_at_random_brings_no_weights(here: Path, target: str, name: str) -> None:
+    last = next(reversed(torch.load(here / "mine.pth").keys())).removeprefix("rest.")
+    (here / "my" / "own_random_of_the_tests.py").write_text(RANDOM % last)
+    words = ("dataset=digits", f"model._target_={target}", "model.weights=included", "-cd", "my")
+    line = refused(robust("certify", *words, *CERTIFY))
+    assert "model.weights=included: expected a class that brings its weights, its " in line
+    assert name.replace("LAST", f"rest.{last}") in line
+    assert "starts at random: give model.weights=<file>" in line
+
+
+def test_a_shard_says_how_many_images_it_counts(here: Path) -> None:
+    answer = robust("certify", "dataset=digits", *WAYS["our own file"], *CERTIFY, "shard=1/2")
+    assert "  images: 3 of 5 (shard 1/2) of the test split (subset first:5); " in answer.out
+    assert answer.folder.read_about()["images"] == 3
+
+
+def test_the_command_line_is_recorded_as_it_was_typed(here: Path, trained: RunFolder) -> None:
+    shutil.copytree(trained.path, here / "it is")
+    for run in (here / "it is", trained.path):
+        words = ["certify", f"run={run}", *CERTIFY]
+        assert robust(*words).folder.read_record()["command_line"] == ["robust", *words]
+
+
 def test_bf16_is_another_classifier(here: Path) -> None:
     run = robust("certify", "dataset=digits", *WAYS["torch.export"], *CERTIFY, "precision=bf16").folder
     assert run.read_about()["precision"] == "bf16"

@@ -67,6 +67,7 @@ def node(name: str, **keys: Any) -> Any:
 
 def test_values_arrive_as_their_hints_say():
     made = build(node("Thing", weight=2, kind="hard", shape="#", betas=[0, 1], steps=1e4), "regime")
+    assert build(node("Thing", weight=2, shape="Shape.square"), "regime").shape is Shape.square
     assert made == Thing(2.0, "hard", Shape.square, (0.0, 1.0), 10000)
     assert (type(made.weight), type(made.betas), type(made.steps)) == (float, tuple, int)
     assert build(node("Thing", weight=math.inf, shape="round"), "x").shape is Shape.round
@@ -133,6 +134,19 @@ def test_what_the_program_gives_cannot_be_set():
         build(node("Inner"), "model", shape=(1, 2, 2), classes=10)
     with pytest.raises(UserError, match=r"model \(its shape\): expected one channel, got \(3, 2, 2\)"):
         build(node("Net"), "model", shape=(3, 2, 2), classes=10)
+
+
+@dataclass(frozen=True)
+class Plan:
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        check(self.samples > 1, "samples", "a whole number > 1", self.samples)
+
+
+def test_a_given_argument_that_is_a_key_of_the_command_is_called_so():
+    with pytest.raises(UserError, match=r"^samples: expected a whole number > 1, got 1"):
+        build(node("Plan"), "sampling", samples=1)
 
 
 def test_a_node_that_is_none():

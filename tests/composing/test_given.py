@@ -63,6 +63,8 @@ MISTAKES = [
     ("certify OWN", "noise_std: cnn_small-w is a model of your own; say which noise to smooth it with, noise_std=0.25"),
     ("attack OWN classifier=smoothed", "noise_std: cnn_small-w is a model of your own; say which noise the smoothed"),
     ("attack OWN classifier=base noise_std=1", "noise_std: a base classifier has no noise"),
+    ("attack OWN noise=laplace", "noise: a base classifier has no noise, got laplace; leave it out, or say classifier=smoothed "
+                                 "noise_std=0.25"),
     ("certify OWN noise_std=1 model.weights=u.pth", "model.weights={home}/u.pth: expected a file, no such file"),
     ("certify OWN noise_std=1 model.weights=.", "model.weights={home}: expected a file, found a folder"),
     ("certify OWN noise_std=1 model.weights=", "model.weights: expected a file, model.weights=<file>, got nothing"),
@@ -134,7 +136,11 @@ def test_a_run_that_is_not_complete_is_no_run_for_others(files):
 def test_a_file_that_moved_is_known_by_its_checksum(files):
     folder = files.done("certify", *OWN, "noise_std=0.25")
     os.rename("w.pth", "moved.pth")
-    assert "w.pth: expected a file, no such file" in files("attack", f"run={folder}").err
+    line = files("attack", f"run={folder}").err
+    assert (f"model.weights={files.home}/w.pth: expected a file, no such file; that is where the config of {folder} has it, "
+            "model.weights=<file> says where it lies now\n") in line
+    typed = files("attack", f"run={folder}", "model.weights=u.pth").err
+    assert "u.pth: expected a file, no such file\n" in typed
     files.done("attack", f"run={folder}", "model.weights=moved.pth", "noise_std=0.25")
     assert files.seen[-1][0].model.weights == str(files.home / "moved.pth")
     (files.home / "w.pth").write_bytes(b"other")

@@ -62,7 +62,7 @@ def test_an_attack_of_the_users_own_without_its_package_line(robust, attacked):
 def test_settings_of_an_attack_that_was_not_chosen(robust, attacked):
     ended = robust("attack", "run=latest", "attack=[pgd_l2]", "attack.pgd_linf.steps=3")
     assert ended.code == 2
-    assert "attack.pgd_linf: no such setting; did you mean pgd_l2? (to use it add it to attack=[...])" in ended.err
+    assert "attack.pgd_linf: no such setting; did you mean attack.pgd_l2? (to use it add it to attack=[...])" in ended.err
 
 
 def test_settings_left_over_from_an_experiment(robust):

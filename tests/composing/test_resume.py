@@ -35,7 +35,7 @@ def test_the_same_words_agree(robust, stopped):
 
 @pytest.mark.parametrize(("words", "line"), [
     ("training.epochs=9", "training.epochs is 7 in that run, got 9"),
-    ("regime=standard", "regime._target_ is robust_cli.regimes.stability.Stability in that run"),
+    ("regime=standard", "regime is stability in that run, got standard; leave it out"),
     ("regime=stability", "regime.noise_std is 0.25 in that run, got 0.5"),
     ("seed=1", "seed is 0 in that run, got 1"),
     ("experiment=mnist_stability", "training.epochs is 7 in that run, got 40"),
@@ -95,6 +95,51 @@ def test_certify_goes_on_with_its_own_run(robust):
     assert (config.workers, config.samples, config.noise_std, list(config.certificate)) == (3, 100, 0.25, ["renyi"])
     assert config.dataset["_target_"].endswith("Digits")
     assert "noise_std is 0.25 in that run, got 0.5" in robust("certify", f"resume={folder}", "noise_std=0.5").err
+
+
+@pytest.fixture
+def certifying(robust):
+    """A certify run that was interrupted after it had begun on a cpu, which device=auto came to."""
+    robust.done("train", "regime.noise_std=0.25")
+
+    def stop(config, folder):
+        folder.provenance.write_text('{"device": "cpu (4 threads)"}')
+        raise KeyboardInterrupt
+
+    robust.fail = stop
+    robust("certify", "run=latest", "certificate=neyman_pearson")
+    robust.fail = lambda config, folder: None
+    return robust.seen[-1][1]
+
+
+def test_another_choice_is_named_as_it_is_typed(robust, certifying):
+    line = robust("certify", f"resume={certifying}", "sampling=sequential").err
+    assert "sampling is fixed in that run, got sequential; leave it out" in line
+    assert "_target_" not in line
+
+
+def test_the_device_that_auto_came_to_may_be_named(robust, certifying):
+    assert "device is cpu in that run, got cuda" in robust("certify", f"resume={certifying}", "device=cuda").err
+    robust.done("certify", f"resume={certifying}", "device=cpu")
+    assert robust.seen[-1][0].device.value == "cpu"
+
+
+def test_a_device_that_was_typed_stays(robust):
+    def stop(config, folder):
+        raise KeyboardInterrupt
+
+    robust.fail = stop
+    robust("train", "device=cpu")
+    assert "device is cpu in that run, got cuda" in robust("train", f"resume={robust.seen[-1][1]}", "device=cuda").err
+
+
+def test_latest_is_the_unfinished_run_of_that_command(robust, certifying):
+    robust.done("certify", "run=latest")  # later, but complete
+    assert "resume=latest: no unfinished train run under outputs/" in robust("train", "resume=latest").err
+    folder = robust.done("certify", "resume=latest", "certificate=neyman_pearson")
+    assert folder.path.resolve() == certifying.path.resolve()
+    assert folder.state == "complete"
+    assert "no unfinished certify run" in robust("certify", "resume=latest").err
 
 
 def test_a_folder_given_by_hydra_is_never_written_over(robust):

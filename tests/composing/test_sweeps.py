@@ -57,6 +57,13 @@ def test_runs_are_swept(robust):
     assert len({folder.path for _, folder in robust.seen}) == 6
 
 
+def test_shards_are_swept(robust):
+    run = robust.done("train")
+    robust.done("certify", "-m", f"run={run}", "shard=1/2,2/2")
+    found = {config.shard: folder.path.name for config, folder in robust.seen[1:]}
+    assert found == {"1/2": "shard_1of2", "2/2": "shard_2of2"}
+
+
 def test_one_failing_job_lets_the_others_run_and_ends_with_2(robust):
     def second(config, folder):
         if config.seed == 2:

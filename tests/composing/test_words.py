@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
-from robust_cli.composing.completion import candidates
+from robust_cli.composing.completion import FLAGS, candidates, cleaned
 from robust_cli.composing.names import chosen, job_name, safe
-from robust_cli.composing.words import arranged, config_dirs
+from robust_cli.composing.schema import SCHEMAS, words_of
+from robust_cli.composing.words import arranged, as_typed, config_dirs
 from robust_cli.messages import UserError
 
 COMMANDS = ("train", "certify", "attack", "report", "list")
@@ -92,6 +94,55 @@ def test_completion_of_commands_and_folders(robust):
     assert candidates("robust certify run=l", COMMANDS) == ["run=latest"]
     assert candidates(f"robust train resume={date}/", COMMANDS) == [f"resume={run}"]
     assert candidates("robust list at", COMMANDS) == []
+    assert candidates("robust merge ", COMMANDS) == [f"{date}/"]
+    assert candidates("robust certify resume=l", COMMANDS) == ["resume=latest"]
+
+
+def test_completion_of_flags_is_what_help_says(robust, capsys):
+    for command in ("report", "merge", "list"):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            robust(command, "--help")
+        assert tuple(sorted(set(re.findall(r"--[a-z-]+", capsys.readouterr().out)))) == FLAGS[command]
+    assert candidates("robust report --o", COMMANDS) == ["--output"]
+    assert candidates("robust report outputs --tsv-n", COMMANDS) == ["--tsv-noise-std"]
+    for flag in FLAGS["train"]:
+        assert arranged([flag, "job"] if flag in ("--cfg", "--config-dir") else [flag])
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("certify noise=", "noise=gaussian noise=integer_grid noise=laplace noise=uniform"),
+    ("certify noise=int", "noise=integer_grid"),
+    ("certify precision=", "precision=fp32 precision=bf16"),
+    ("train precision=", "precision=auto precision=fp32 precision=bf16"),
+    ("attack classifier=", "classifier=base classifier=smoothed"),
+    ("train training.optimizer=", "training.optimizer=adam training.optimizer=sgd"),
+])
+def test_completion_of_a_settings_words(line, words):
+    assert candidates(f"robust {line}", COMMANDS) == words.split()
+
+
+def test_completion_names_no_classes():
+    assert cleaned("sampling._target_= sampling.radii=", "certify") == "sampling.radii="
+    assert cleaned("regime._target_= model._target_=", "train") == ""
+    assert cleaned("model._target_= model.weights=", "attack") == "model._target_= model.weights="
+
+
+@pytest.mark.parametrize("key", sorted({(c, key) for c in SCHEMAS for key in words_of(c)}))
+def test_words_are_read_with_their_kind_before_them(key):
+    """`Noise.gaussian`, as OmegaConf shows it, is `gaussian`, whatever the setting; in sweeps as well."""
+    word = words_of(key[0])[key[1]][0]
+    assert arranged([f"{key[1]}=Kind.{word}"]) == [f"{key[1]}={word}"]
+    assert arranged([f"{key[1]}=Kind.{word},{word}"]) == [f"{key[1]}={word},{word}"]
+    assert arranged([f"dataset.root=Kind.{word}"]) == [f"dataset.root=Kind.{word}"]
+
+
+def test_overrides_are_recorded_as_they_were_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("plain", "it's"):
+        (tmp_path / name).mkdir()
+    typed = ["run=plain", "run=it's", "run='nowhere'", "x='plain'", "seed=1", "attack=[fgsm]", "+x='1,2'"]
+    assert [as_typed(word) for word in arranged(typed)] == typed
 
 
 @pytest.mark.parametrize(("line", "expected"), [
@@ -99,6 +150,9 @@ def test_completion_of_commands_and_folders(robust):
     ("robust train dataset=mn", "dataset=mnist"),
     ("robust train training.ep", "training.epochs="),
     ("robust trai", "train"),
+    ("robust certify noise=u", "noise=uniform"),
+    ("robust certify sampling=sequential sampling.p", "sampling.patience="),
+    ("robust attack model._t", "model._target_="),
 ])
 def test_completion_as_bash_asks_for_it(robust, monkeypatch, line, expected):
     monkeypatch.setenv("COMP_LINE", line)
@@ -121,6 +175,8 @@ def test_completion_is_switched_on_by_the_line_in_help(robust, monkeypatch):
     ("attack.a.steps=1;;attack.b.steps=2", "attack.a.steps_1_attack.b.steps_2"),
     ("+x.y='a b'", "y_ab"),
     ("learning_rate=1e-3", "learning_rate_1e-3"),
+    ("shard=1/3", "shard_1of3"),
+    ("shard='12/16'", "shard_12of16"),
 ])
 def test_names_of_jobs(overrides, name):
     assert job_name(7, overrides) == name

@@ -90,3 +90,33 @@ def test_the_worst_case_joins_attacks_of_one_target_across_folders_but_not_other
         ("smoothed classifier, noise 0.5, worst of pgd_l2, second_order", "l2"),
         ("base classifier, pgd_l2", "l2"),
     ]
+
+
+def named(*folders):
+    return certified_lines(load([folder.path for folder in folders]).certified, [])
+
+
+def test_null_radii_are_the_usual_ones_and_a_long_list_is_shortened_but_still_tells_runs_apart(build):
+    rows = {"renyi": [(0, 0, 0, 1.0)]}
+    long = [[k / 8 for k in range(1, 9)], [k / 8 for k in range(2, 9)], [0.0, *(k / 8 for k in range(2, 9))]]
+    folders = [build.certify(f"r{k}", rows, comparable=False, sampling={"name": "sequential", "radii": radii}, seed=k)
+               for k, radii in enumerate([None, [0.7], *long])]
+    titles = [line.title for line in named(*folders)]
+    assert sorted(titles) == ["7 radii up to 1.0", "8 radii up to 1.0, run 1 (training seed 0)",
+                              "8 radii up to 1.0, run 2 (training seed 0)", "radii [0.7]", "usual radii"]  # none joined as seeds
+
+
+def test_a_number_of_draws_that_is_the_most_is_not_said_to_be_the_number(build):
+    rows = {"renyi": [(0, 0, 0, 1.0)]}
+    lines = named(build.certify("f", rows), build.certify("s", rows, sampling={"name": "sequential"}, comparable=False))
+    assert "n = 1000" not in in_common(lines)
+    assert "n at most 1000" in in_common(lines[1:])
+
+
+def test_a_model_of_ones_own_is_named_and_entries_of_one_file_are_told_apart(build):
+    rows = {"renyi": [(0, 0, 0, 1.0)]}
+    own = {"regime": "own", "model": "MyNet", "model_file": "both.pt"}
+    first = build.certify("a", rows, **own, model_entry="ema")
+    assert [line.title for line in named(first)] == ["MyNet, renyi"]
+    second = build.certify("b", rows, **own, model_entry="net", model_fingerprint="f1")
+    assert [line.title for line in named(first, second)] == ["entry ema", "entry net"]

@@ -94,3 +94,29 @@ def test_every_published_table_is_shipped_and_read():
     assert sizes == {"stn_table1": 6, "amr_table4": 25, "sgr_transfer": 324, "sgr_table1_later_version": 12}
     stn = literature.published("stn_table1")
     assert np.isclose(stn["radius_l2"].iloc[-1], 36 / 255, atol=1e-6)
+
+
+def test_small_radii_have_three_significant_digits():
+    assert tables.radius(0.043219) == "0.0432"
+    assert tables.radius(0.000310487) == "0.000310"
+    assert tables.radius(0.09999) == "0.0999"
+    assert tables.radius(0.0) == "0.000"
+    assert tables.average_radius(Estimate(0.0511199, 0.001311, 60)) == "0.0511 ± 0.0014"
+
+
+def test_the_same_statement_stands_once_with_its_lines_and_different_ones_are_told_apart(build):
+    rows = [(1, 0, 0, 1.0)]
+    for name, samples in (("a", 1000), ("b", 2000)):
+        folder = build.certify(name, {"renyi": rows}, samples=samples, images=1)
+        about = folder.read_about()
+        about["certificates"]["renyi"]["statement"] = f"over {samples} draws"
+        folder.write_about(about)
+    notes = certified_tables.certificates_table(certified_lines(load([build.root]).certified, [])).notes
+    assert notes[-2:] == ["n = 1000: over 1000 draws", "n = 2000: over 2000 draws"]
+    both = build.certify("c", {"renyi": rows, "pixeldp": rows}, images=1)
+    about = both.read_about()
+    for own in about["certificates"].values():
+        own["statement"] = "the same"
+    both.write_about(about)
+    lines = certified_lines(load([both.path]).certified, [])
+    assert certified_tables.certificates_table(lines).notes[-1] == "All lines: the same"
