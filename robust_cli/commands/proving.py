@@ -129,7 +129,7 @@ def write_results(folder: RunFolder, config: DictConfig, made: Procedure, course
             "kind": type(c).__name__, "norm": c.norm, "bounds": c.bounds, "interval": c.interval, "multiplicity": c.multiplicity,
             "statement": found[name].statement, "largest_radius": course.largest_radius(name),
         } for name, c in made.certificates.items()}})
-    written, plan = folder.read_about(), folder.read_plan()
+    written, plan = folder.read_about(), _through_json(course.describe())
     for name in made.certificates:
         write_sidecar(folder.tsv(name), written, name, plan)
 

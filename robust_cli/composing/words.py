@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robust_cli.composing.catalogue import choices, conf_folder, groups
-from robust_cli.composing.schema import SCHEMAS, words_of
 from robust_cli.messages import UserError, suggestion
 from robust_cli.runs.folder import latest
 
@@ -61,6 +60,8 @@ def _check_flag(name: str) -> None:
 
 
 def _override(word: str) -> str:
+    from robust_cli.composing.schema import SCHEMAS, words_of  # with Hydra, which `robust list` does without
+
     key, equals, value = word.partition("=")
     if equals and value in ("", "null") and key in groups([conf_folder()]):
         raise UserError(f"{key}: expected one of: {', '.join(choices(key, [conf_folder()]))}; got {value or 'nothing'}")

@@ -234,7 +234,7 @@ def test_wrong_settings(settings: dict[str, object], name: str) -> None:
 
 
 def test_bounds_that_do_not_hold_at_all_looks_are_refused() -> None:
-    with pytest.raises(UserError, match=re.escape("set certificate.mine.bounds=two_class")):
+    with pytest.raises(UserError, match=re.escape("set certificate=[neyman_pearson], or certificate.mine.bounds=two_class")):
         Sequential().course({"mine": NeymanPearson("runner_up")}, 0.5, 0.001, 10)
     with pytest.raises(Wrong, match="failure_probability"):
         Sequential().course({"mine": NeymanPearson()}, 0.5, 1.0, 10)
