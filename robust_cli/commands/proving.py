@@ -82,11 +82,11 @@ def procedure(config: DictConfig) -> Procedure:
 
 def keep_plan(folder: RunFolder, course: Course) -> None:
     """Write plan.json before the first draw; in a run that goes on, see that it is still the same."""
-    said = course.describe()
+    said = _through_json(course.describe())
     if not folder.plan.exists():
         write_json(folder.plan, said)
-    elif (before := folder.read_plan()) != _through_json(said):
-        different = [key for key in before if before.get(key) != _through_json(said).get(key)]
+    elif (before := folder.read_plan()) != said:
+        different = [key for key in before if before.get(key) != said.get(key)]
         raise UserError(f"{folder.plan}: expected the sampling plan that this run began with, which differs now in "
                         f"{', '.join(different) or 'its keys'} (another version of robust?); certify into a new folder")
 
@@ -120,7 +120,7 @@ def write_results(folder: RunFolder, config: DictConfig, made: Procedure, course
     pd.concat(parts).to_csv(folder.certificates, index=False)
     for name, part in zip(made.certificates, parts, strict=True):
         write_tsv(part, folder.tsv(name), None if seconds_a_draw is None else part["draws"] * seconds_a_draw)
-    folder.write_about({
+    written = {
         **about, "noise": made.noise.name, "noise_std": made.noise.noise_std, "samples": config.samples,
         "selection_samples": course.selection, "failure_probability": config.failure_probability, "discount": config.discount,
         "sampling": {"name": made.name, **_settings(config.sampling)}, "comparable": course.comparable,
@@ -128,8 +128,9 @@ def write_results(folder: RunFolder, config: DictConfig, made: Procedure, course
         "certificates": {name: {
             "kind": type(c).__name__, "norm": c.norm, "bounds": c.bounds, "interval": c.interval, "multiplicity": c.multiplicity,
             "statement": found[name].statement, "largest_radius": course.largest_radius(name),
-        } for name, c in made.certificates.items()}})
-    written, plan = folder.read_about(), _through_json(course.describe())
+        } for name, c in made.certificates.items()}}
+    folder.write_about(written)
+    plan = _through_json(course.describe())
     for name in made.certificates:
         write_sidecar(folder.tsv(name), written, name, plan)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,11 @@ from robust_cli.smoothing.plans.plan import (
     Array,
     Bounds,
     Counts,
+    OfAnyRadius,
     Votes,
-    boundaries,
     check_selection,
     check_votes,
     others,
-    radii,
 )
 
 SELECTION = 64
@@ -89,28 +87,12 @@ class Anytime:
 
 
 @dataclass(frozen=True)
-class AnytimeCourse:
+class AnytimeCourse(OfAnyRadius):
     """An `Anytime` plan for one run. Radii may be any number, so they compare with a fixed plan's, and are somewhat smaller."""
 
     plan: Anytime
-    certificates: dict[str, Certificate]
-    noise_std: float
-    failure_probability: float
-    classes: int
-    comparable: bool = True
     stops_early: bool = True
-    note: str = ""
     _verdicts: dict[tuple[int, int, int], str] = field(default_factory=dict, repr=False, compare=False)
-
-    @cached_property
-    def boundaries(self) -> tuple[int, ...]:
-        """Where votes are stored and looked at."""
-        return boundaries(self.plan.samples)
-
-    @property
-    def selection(self) -> int:
-        """Draws that choose an image's class."""
-        return self.plan.selection
 
     def begin(self, selection: Counts | None, label: int) -> AnytimeTrail:
         """The class is that of most selection votes, the lowest on a tie."""
@@ -137,10 +119,6 @@ class AnytimeCourse:
         rival = others(votes.estimation, predicted, -1).max(axis=1)
         p1, p2 = self._pair(self._kind(made), top, rival, votes.estimation.sum(axis=1))
         return Bounds(np.where(p1 > p2, predicted, -1), p1, p2, self._statement(made))
-
-    def radius(self, certificate_name: str, bounds: Bounds) -> Array:
-        """The certificate's radii of these bounds, 0 where the plan abstains."""
-        return radii(self.certificates[certificate_name], bounds, self.noise_std)
 
     def largest_radius(self, certificate_name: str) -> float:
         """The radius of unanimous votes up to ``samples``: none is larger (their own trail may stop before, by the tolerance)."""

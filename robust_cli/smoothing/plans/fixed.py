@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,11 @@ from robust_cli.smoothing.plans.plan import (
     Array,
     Bounds,
     Counts,
+    OfAnyRadius,
     Votes,
-    boundaries,
     check_selection,
     check_votes,
     others,
-    radii,
 )
 
 SELECTION = 100
@@ -134,27 +132,10 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class FixedCourse:
+class FixedCourse(OfAnyRadius):
     """A `Fixed` plan for one run: its trails go through all boundaries, so that the votes are stored for other plans too."""
 
     plan: Fixed
-    certificates: dict[str, Certificate]
-    noise_std: float
-    failure_probability: float
-    classes: int
-    comparable: bool = True
-    stops_early: bool = False
-    note: str = ""
-
-    @cached_property
-    def boundaries(self) -> tuple[int, ...]:
-        """Where votes are stored."""
-        return boundaries(self.plan.samples)
-
-    @property
-    def selection(self) -> int:
-        """Draws that choose an image's class."""
-        return self.plan.selection
 
     def begin(self, selection: Counts | None, label: int) -> FixedTrail:
         """A trail to the end, whatever the votes and the label."""
@@ -164,10 +145,6 @@ class FixedCourse:
         """`Fixed.bounds` as the certificate wants them."""
         made = self.certificates[certificate_name]
         return self.plan.bounds(votes, self.failure_probability, made.bounds, made.interval, made.multiplicity)
-
-    def radius(self, certificate_name: str, bounds: Bounds) -> Array:
-        """The certificate's radii of these bounds, 0 where the plan abstains."""
-        return radii(self.certificates[certificate_name], bounds, self.noise_std)
 
     def largest_radius(self, certificate_name: str) -> float:
         """The radius of unanimous votes."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -147,6 +148,34 @@ def boundaries(samples: int) -> tuple[int, ...]:
         found.append(draws)
         draws += max(CHUNK, draws // 16 // CHUNK * CHUNK)
     return (*found, samples)
+
+
+@dataclass(frozen=True)
+class OfAnyRadius:
+    """What the courses share whose radii may be any number: a plan for one run, at the common boundaries."""
+
+    plan: Sampling
+    certificates: dict[str, Certificate]
+    noise_std: float
+    failure_probability: float
+    classes: int
+    comparable: bool = True
+    stops_early: bool = False
+    note: str = ""
+
+    @cached_property
+    def boundaries(self) -> tuple[int, ...]:
+        """Where votes are stored and may be looked at."""
+        return boundaries(self.plan.samples)
+
+    @property
+    def selection(self) -> int:
+        """Draws that choose an image's class."""
+        return self.plan.selection
+
+    def radius(self, certificate_name: str, bounds: Bounds) -> Array:
+        """The certificate's radii of these bounds, 0 where the plan abstains."""
+        return radii(self.certificates[certificate_name], bounds, self.noise_std)
 
 
 def radii(certificate: Certificate, bounds: Bounds, noise_std: float) -> Array:
