@@ -45,6 +45,7 @@ class Picture:
 
 
 def drawn_figure(draw: Callable[[Axes], None], xlabel: str, ylabel: str) -> Figure:
+    """A figure of the house's size and look, whose axes ``draw`` fills."""
     with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(7.2, 4.3))
         FigureCanvasAgg(figure)
