@@ -11,21 +11,34 @@ import torch
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images: float32 [n, C, H, W] in [0, 1]; labels int64 [n]; indices int64 [n] in the data set's split."""
+    """One step's images: float32 [n, C, H, W] in [0, 1]; labels int64 [n]; indices int64 [n] in the data set's split.
+
+    ``copies``: where the regime asks for several copies of an image in an epoch, which of them each row is, int64 [n] from 0.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
     indices: torch.Tensor
+    copies: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: step and epoch count from 0, total is the number of steps planned."""
+    """Where training stands: step and epoch count from 0, total is the number of steps planned.
+
+    On validation images step counts their batches, and ``validating`` is true: what grows while training has its full size.
+    """
 
     step: int
     epoch: int
     total: int
     seed: int
+    validating: bool = False
+
+    def risen(self, warmup: float) -> float:
+        """How far what grows over the first ``warmup`` of the steps (a share in [0, 1]) has come: linear, from above 0 to 1."""
+        planned = warmup * self.total
+        return 1.0 if self.validating or self.step + 1 >= planned else (self.step + 1) / planned
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,8 @@ class Regime(Protocol):
     Its randomness comes from ``keyed_generator(device, progress.seed, "regime", progress.step)`` alone. On validation images
     ``loss`` is called with the model in evaluation mode, gradients off (a method that needs those of the images turns them
     on for itself), and a seed and steps of their own, the same in every epoch; a regime changes no state of its own there.
+
+    One that has ``copies_an_epoch`` (a whole number, see `Copying`) is shown every image so often in an epoch.
     """
 
     @property
@@ -50,6 +65,15 @@ class Regime(Protocol):
 
     def loss(self, model: torch.nn.Module, batch: Batch, progress: Progress) -> Losses:
         """The batch's loss."""
+
+
+@runtime_checkable
+class Copying(Protocol):
+    """A regime with several copies of an image: an epoch passes over all of them; `Batch.copies` tells which."""
+
+    @property
+    def copies_an_epoch(self) -> int:
+        """How often each image comes in an epoch."""
 
 
 @runtime_checkable

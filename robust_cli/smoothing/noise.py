@@ -140,3 +140,31 @@ class ImageDraws:
         for row, generator in zip(out, self._generators, strict=True):
             row.uniform_(generator=generator)
         return out
+
+
+class StepDraws(ImageDraws):
+    """All images of a training step from one stream, at a fraction of the cost: what an image gets depends on those beside it.
+
+    For attacks inside training, where the batch itself is keyed by the seed and the step.
+    """
+
+    def __init__(self, device: torch.device | str, seed: int, purpose: str, step: int, images: int, block: int = 0) -> None:
+        self.device, self.indices = torch.device(device), list(range(images))
+        self._generator = keyed_generator(device, seed, purpose, step, block)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def select(self, positions: Sequence[int]) -> StepDraws:
+        """For some of the images, going on with the same stream."""
+        chosen = object.__new__(StepDraws)
+        chosen.device, chosen.indices, chosen._generator = self.device, list(range(len(positions))), self._generator
+        return chosen
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Standard normal draws, float32 [images, *shape]."""
+        return torch.randn(len(self), *shape, generator=self._generator, device=self.device)
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """Uniform draws in [0, 1), float32 [images, *shape]."""
+        return torch.rand(len(self), *shape, generator=self._generator, device=self.device)

@@ -11,7 +11,7 @@ import torch
 
 from robust_cli.datasets.images import Images
 from robust_cli.regimes.batch import Progress, Regime
-from robust_cli.training.feed import Feed, layout
+from robust_cli.training.feed import Feed, copies_of, layout
 from robust_cli.training.hardware import arithmetic, chosen_precision
 from robust_cli.training.schedules import optimizer_for
 from robust_cli.training.settings import Precision, Training
@@ -26,7 +26,7 @@ def estimated_seconds(model: torch.nn.Module, regime: Regime, train: Images, set
     The median of three timed steps times the steps planned. Good to a factor, not to a percent.
     """
     model = copy.deepcopy(model).to(device).to(memory_format=layout(settings)).train()
-    regime, feed = copy.deepcopy(regime), Feed(train, settings, seed, device, augment)
+    regime, feed = copy.deepcopy(regime), Feed(train, settings, seed, device, augment, copies_of(regime))
     optimizer, arithmetics, times = optimizer_for(model.parameters(), settings), chosen_precision(precision, device), []
     state = torch.random.get_rng_state()
     for step, batch in enumerate(itertools.islice(itertools.cycle(feed.batches(0)), _STEPS)):

@@ -41,7 +41,8 @@ def objective(model: torch.nn.Module, regime: Regime, images: Images, batch_size
     with frozen(model), torch.no_grad():
         for k, positions in enumerate(torch.arange(len(images), device=images.pixels.device).split(batch_size)):
             batch = Batch(images.float(positions), images.labels[positions], images.indices[positions])
-            loss += len(positions) * float(regime.loss(model, batch, Progress(k, 0, total, own_seed)).total.detach())
+            found = regime.loss(model, batch, Progress(k, 0, total, own_seed, validating=True))
+            loss += len(positions) * float(found.total.detach())
     return loss / len(images)
 
 

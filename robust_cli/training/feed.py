@@ -9,7 +9,7 @@ import torch
 from robust_cli.datasets.augmentation import crop_flip
 from robust_cli.datasets.images import Images
 from robust_cli.messages import check
-from robust_cli.regimes.batch import Batch
+from robust_cli.regimes.batch import Batch, Copying, Regime
 from robust_cli.runs.streams import stream
 from robust_cli.smoothing.noise import keyed_generator
 from robust_cli.training.settings import Training
@@ -23,27 +23,39 @@ def layout(settings: Training) -> torch.memory_format:
     return torch.channels_last if settings.channels_last else torch.contiguous_format
 
 
-class Feed:
-    """Batches of ``settings.batch_size`` training images; the last of an epoch may be smaller, or left out (drop_last)."""
+def copies_of(regime: Regime) -> int:
+    """How often an epoch shows a regime each image."""
+    return regime.copies_an_epoch if isinstance(regime, Copying) else 1
 
-    def __init__(self, images: Images, settings: Training, seed: int, device: torch.device, augment: str) -> None:
+
+class Feed:
+    """Batches of ``settings.batch_size`` training images; the last of an epoch may be smaller, or left out (drop_last).
+
+    With ``copies`` > 1 an epoch passes so often over the images, all copies shuffled together.
+    """
+
+    def __init__(self, images: Images, settings: Training, seed: int, device: torch.device, augment: str,
+                 copies: int = 1) -> None:
         """Raises Wrong on an unknown augmentation, or when drop_last would leave no batch."""
         check(augment in AUGMENTATIONS, "augment", " or ".join(AUGMENTATIONS), augment)
-        check(len(images) >= (settings.batch_size if settings.drop_last else 1), "batch_size",
-              f"at most the number of training images ({len(images)}) with drop_last", settings.batch_size)
+        rows = copies * len(images)
+        check(rows >= (settings.batch_size if settings.drop_last else 1), "batch_size",
+              f"at most the number of training images ({rows}) with drop_last", settings.batch_size)
         self.images, self.seed, self.device = images.to(device), seed, device
         self._size, self._layout, self._augment = settings.batch_size, layout(settings), AUGMENTATIONS[augment]
-        whole, rest = divmod(len(images), self._size)
+        self._copies = copies
+        whole, rest = divmod(rows, self._size)
         self.steps = whole + (rest > 0 and not settings.drop_last)
-        self.count = min(len(images), self.steps * self._size)  # images of an epoch
+        self.count = min(rows, self.steps * self._size)  # images of an epoch
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch (from 0): each image at most once, in the order of (seed, "order", epoch)."""
-        order = torch.from_numpy(stream(self.seed, "order", epoch).permutation(len(self.images))).to(self.device)
-        for k, positions in enumerate(order[: self.count].split(self._size)):
+        """The batches of one epoch (from 0): each copy at most once, in the order of (seed, "order", epoch)."""
+        order = torch.from_numpy(stream(self.seed, "order", epoch).permutation(self._copies * len(self.images))).to(self.device)
+        for k, rows in enumerate(order[: self.count].split(self._size)):
+            positions, copies = rows % len(self.images), rows // len(self.images)
             images = self.images.float(positions)
             if self._augment is not None:
                 step = epoch * self.steps + k
                 images = self._augment(images, keyed_generator(self.device, self.seed, "augment", step))
             yield Batch(images.contiguous(memory_format=self._layout), self.images.labels[positions],
-                        self.images.indices[positions])
+                        self.images.indices[positions], copies if self._copies > 1 else None)

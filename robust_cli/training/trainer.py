@@ -20,7 +20,7 @@ from robust_cli.runs.folder import RunFolder
 from robust_cli.runs.streams import key64
 from robust_cli.training import checkpoints
 from robust_cli.training.evaluation import accuracy, collapse, objective, predictions, sample
-from robust_cli.training.feed import Feed, layout
+from robust_cli.training.feed import Feed, copies_of, layout
 from robust_cli.training.hardware import arithmetic, chosen_precision, seed_layers
 from robust_cli.training.metrics import Metrics, StepLosses
 from robust_cli.training.schedules import LearningRate, optimizer_for
@@ -39,7 +39,7 @@ class Trainer:
         self.precision = chosen_precision(precision, device)
         self.model = model.to(device).to(memory_format=layout(settings))
         self.network = cast(torch.nn.Module, torch.compile(self.model)) if settings.compile else self.model
-        self.feed = Feed(train, settings, seed, device, augment)
+        self.feed = Feed(train, settings, seed, device, augment, copies_of(regime))
         self.sample = sample(self.feed.images)
         self.validation = None if validation is None else validation.to(device)
         self.optimizer = optimizer_for(self.model.parameters(), settings)
