@@ -21,7 +21,7 @@ ORDER = [
     ["robust_cli.regimes"],
     ["robust_cli.attacks"],
     ["robust_cli.smoothing"],
-    ["robust_cli.models", "robust_cli.datasets", "robust_cli.covariance"],
+    ["robust_cli.models", "robust_cli.datasets", "robust_cli.covariance", "robust_cli.moments"],
     ["robust_cli.certificates"],
     ["robust_cli.runs"],
     ["robust_cli.messages"],
