@@ -30,6 +30,7 @@ from robust_cli.messages import UserError, Wrong
 from robust_cli.runs import console
 from robust_cli.runs.folder import RunFolder, shown
 from robust_cli.runs.ranks import Ranks, ranks
+from robust_cli.runs.signals import Stopped, listening
 
 Body = Callable[[DictConfig, RunFolder], None]
 
@@ -102,7 +103,10 @@ class Command:
         path = Path(settings.runtime.output_dir)
         folder = RunFolder(path if settings.job.chdir else shown(path))
         try:
-            self._run(final(config, settings), folder, alone)
+            with listening():
+                self._run(final(config, settings), folder, alone)
+        except Stopped as stopped:  # before there was anything to go on with, or one of several processes
+            raise Stop(f"stopped by {stopped.name}", stopped.code) from stopped
         except (UserError, Wrong, OSError) as error:
             line = explain(error)
             if line is None:
@@ -136,9 +140,12 @@ class Command:
             if fresh and alone:
                 folders.discard(folder.path)
             raise
-        except KeyboardInterrupt as interrupt:
+        except (KeyboardInterrupt, Stopped) as interrupt:
+            what, code = "interrupted", 130
+            if isinstance(interrupt, Stopped):
+                what, code = f"stopped by {interrupt.name}", interrupt.code
             how = f"robust {self.name} resume={folder}" if alone else f"type it again with hydra.sweep.dir={folder.path.parent}"
-            raise Stop(f"interrupted; to go on: {how}", 130) from interrupt
+            raise Stop(f"{what}; to go on: {how}", code) from interrupt
         folder.set_state("complete", self.name)
 
     def _follow(self, config: DictConfig, folder: RunFolder, process: Ranks) -> None:

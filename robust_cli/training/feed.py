@@ -48,10 +48,11 @@ class Feed:
         self.steps = whole + (rest > 0 and not settings.drop_last)
         self.count = min(rows, self.steps * self._size)  # images of an epoch
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch (from 0): each copy at most once, in the order of (seed, "order", epoch)."""
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch (from 0), or those from ``first`` on: each copy at most once, in the order of (seed, "order",
+        epoch)."""
         order = torch.from_numpy(stream(self.seed, "order", epoch).permutation(self._copies * len(self.images))).to(self.device)
-        for k, rows in enumerate(order[: self.count].split(self._size)):
+        for k, rows in list(enumerate(order[: self.count].split(self._size)))[first:]:
             positions, copies = rows % len(self.images), rows // len(self.images)
             images = self.images.float(positions)
             if self._augment is not None:

@@ -11,6 +11,7 @@ from robust_cli.messages import UserError
 from robust_cli.regimes.batch import Regime
 from robust_cli.runs.console import say, track
 from robust_cli.runs.folder import RunFolder
+from robust_cli.runs.signals import deferred
 from robust_cli.training.evaluation import accuracy, collapse, objective, predictions
 from robust_cli.training.settings import Precision, Training
 from robust_cli.training.trainer import Trainer
@@ -39,16 +40,16 @@ def fit(model: torch.nn.Module, regime: Regime, train: Images, validation: Image
     Writes folder.metrics (a row per epoch) and folder.checkpoint, and goes on from the latter where it exists. ``precision``
     auto is resolved here; ``augment`` is none or crop_flip. Raises Wrong for settings that do not fit the data; UserError
     when a setting needs a validation split, when the checkpoint is damaged or another run's, and when the loss or the
-    weights are no longer finite (the last good checkpoint is kept).
+    weights are no longer finite (the last good checkpoint is kept). A signal to stop saves a checkpoint after the step under way.
     """
     check_validation(settings, validation is not None)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     trainer = Trainer(model, regime, train, validation, settings, seed, device, precision, augment, folder)
     if not trainer.done:
-        with track(trainer.images_left, "train", "images") as bar:
+        with track(trainer.images_left, "train", "images") as bar, deferred() as between_steps:
             while not trainer.done:
-                trainer.train_epoch(bar)
+                trainer.train_epoch(bar, between_steps)
     trainer.finish()
     return _result(trainer)
 

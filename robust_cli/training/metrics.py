@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +26,16 @@ class StepLosses:
         self._rows: list[list[float]] = []
         self._images: list[int] = []
         self.rates: list[float] = []
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return len(self.rates)
+
+    @property
+    def images(self) -> int:
+        """Of all steps together."""
+        return sum(self._images)
 
     def add(self, losses: Losses, images: int, learning_rate: float) -> None:
         """Take in a step of so many images."""
@@ -48,6 +59,15 @@ class StepLosses:
         """The first step of the epoch (from 0) whose loss is not finite, and that loss."""
         self._fetch()
         return next(((k, row[0]) for k, row in enumerate(self._rows) if not math.isfinite(row[0])), None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint in the middle of an epoch keeps."""
+        self._fetch()
+        return {"names": self.names, "rows": self._rows, "images": self._images, "rates": self.rates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.names, self._rows, self._images, self.rates = (list(state[key]) for key in ("names", "rows", "images", "rates"))
 
     def means(self) -> list[float]:
         """Means over the epoch's images: the loss, then its terms in the order of `names`."""

@@ -8,6 +8,7 @@ would have had (bit for bit on a CPU with the same number of threads).
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -47,6 +48,7 @@ class Trainer:
         self.stopping = Stopping(settings.early_stopping_patience)
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.epoch, self.step, self.seconds, self.warned = 0, 0, 0.0, False
+        self.losses, self.spent = StepLosses(), 0.0  # of the epoch that is under way, and the seconds it has taken
         self.saved_epoch = 0  # the checkpoint's; 0: there is none
         self.identity = checkpoints.identity(settings, seed=seed, device=device.type, precision=self.precision,
                                              augment=augment, images=len(train))
@@ -61,28 +63,34 @@ class Trainer:
     @property
     def images_left(self) -> int:
         """Images that the remaining epochs go through, if none is spared by early stopping."""
-        return (self.settings.epochs - self.epoch) * self.feed.count
+        return (self.settings.epochs - self.epoch) * self.feed.count - self.losses.images
 
     @property
     def total(self) -> int:
         """Steps planned."""
         return self.settings.epochs * self.feed.steps
 
-    def train_epoch(self, bar: Track) -> None:
-        """One pass over the training images, its row of metrics and, when it is due, its checkpoint."""
+    def train_epoch(self, bar: Track, between_steps: Callable[[Callable[[], object]], None]) -> None:
+        """One pass over the training images, or what is left of it, its row of metrics and, when it is due, its checkpoint.
+
+        ``between_steps`` is called after every step with what saves the run there (see `signals.deferred`).
+        """
         start = looked = time.perf_counter()
         self.network.train()
-        losses, unseen = StepLosses(), 0
-        for batch in self.feed.batches(self.epoch):
+        losses, unseen, before = self.losses, 0, self.spent
+        for batch in self.feed.batches(self.epoch, first=losses.steps):
             self.train_step(batch, losses)
             unseen += len(batch.labels)
             if (now := time.perf_counter()) - looked > _LOOK_EVERY:
                 self._look(losses, bar, unseen)
                 looked, unseen = now, 0
+            self.spent = before + now - start
+            between_steps(self._save_checked)
         self._look(losses, bar, unseen)
         self._check_weights()
         self.epoch += 1
-        self._end_epoch(losses, start)
+        self.losses = StepLosses()
+        self._end_epoch(losses, start - before)
 
     def train_step(self, batch: Batch, losses: StepLosses) -> None:
         """One step of the optimiser."""
@@ -97,10 +105,13 @@ class Trainer:
         self.learning_rate.step_ended()
         self.step += 1
 
-    def _look(self, losses: StepLosses, bar: Track, images: int) -> None:
+    def _check_losses(self, losses: StepLosses) -> None:
         if (bad := losses.first_bad()) is not None:
             k, loss = bad
             raise self._not_finite(f"the loss became {loss} at step {self.epoch * self.feed.steps + k + 1}", losses.rates[k])
+
+    def _look(self, losses: StepLosses, bar: Track, images: int) -> None:
+        self._check_losses(losses)
         bar.advance(images, f"epoch {self.epoch + 1}/{self.settings.epochs}, loss {losses.last:.4g}")
 
     def _check_weights(self) -> None:
@@ -124,7 +135,7 @@ class Trainer:
         self.learning_rate.epoch_ended(loss)
         labels = self.sample.labels.cpu()
         seconds = time.perf_counter() - start
-        self.seconds += seconds
+        self.seconds, self.spent = self.seconds + seconds, 0.0
         self.metrics.append(self.epoch, self.step, seconds, losses,
                             (float((predicted == labels).double().mean()), loss, right))
         self._warn_early(predicted, labels)
@@ -146,9 +157,16 @@ class Trainer:
             if found:
                 say(f"warning, epoch {self.epoch} of {self.settings.epochs}: {found}")
 
+    def _save_checked(self) -> None:
+        """Save between two steps of an epoch, unless something is not finite: then the checkpoint before stays."""
+        self._check_losses(self.losses)
+        self._check_weights()
+        self._save()
+
     def _save(self) -> None:
         checkpoints.save(self.folder.checkpoint, {
             "identity": self.identity, "epoch": self.epoch, "step": self.step, "seconds": self.seconds,
+            "losses": self.losses.state_dict(), "spent": self.spent,
             "weights": self.model.state_dict(), "best_weights": self.best_weights, "stopping": self.stopping.state_dict(),
             "optimizer": self.optimizer.state_dict(), "learning_rate": self.learning_rate.state_dict(),
             "regime": self.regime.state_dict() if isinstance(self.regime, Stateful) else None})
@@ -165,7 +183,8 @@ class Trainer:
             except (RuntimeError, ValueError, KeyError) as error:  # torch lists the tensors over many lines
                 raise UserError(f"{path}: expected a checkpoint of this model and regime, found another's; resume with the "
                                 "configuration it was made with, or train into a new folder") from error
-            say(f"resumed: {self.epoch} of {self.settings.epochs} epochs were done")
+            into = f" and {self.losses.steps} of {self.feed.steps} steps of the next" if self.losses.steps else ""
+            say(f"resumed: {self.epoch} of {self.settings.epochs} epochs{into} were done")
         return Metrics(self.folder.metrics, self.epoch)
 
     def _restore(self, content: dict[str, Any]) -> None:
@@ -178,6 +197,9 @@ class Trainer:
         best = content["best_weights"]
         self.best_weights = None if best is None else {name: value.to(self.device) for name, value in best.items()}
         self.epoch, self.step, self.seconds = content["epoch"], content["step"], content["seconds"]
+        if "losses" in content:  # checkpoints of before had none: they were written at the end of an epoch
+            self.losses.load_state_dict(content["losses"])
+            self.spent = content["spent"]
         self.saved_epoch = self.epoch
 
     def finish(self) -> None:

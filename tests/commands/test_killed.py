@@ -1,4 +1,4 @@
-"""A real kill -9 in the middle, and the same files as without it."""
+"""A real kill -9, or a signal to stop, in the middle, and the same files as without it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,19 @@ def finish(folder: Path, *words: str) -> None:
     assert process.returncode == 0, errors.decode()
 
 
-def killed_when(process: subprocess.Popen[bytes], path: Path, lines: int) -> None:
-    """Kill as soon as the file has so many lines."""
+def until(process: subprocess.Popen[bytes], path: Path, lines: int) -> None:
+    """Wait until the file has so many lines."""
     end = time.monotonic() + WAIT
     while time.monotonic() < end and process.poll() is None:
         if path.exists() and path.read_bytes().count(b"\n") >= lines:
             break
         time.sleep(0.005)
     assert process.poll() is None, "it ended before it could be killed"
+
+
+def killed_when(process: subprocess.Popen[bytes], path: Path, lines: int) -> None:
+    """Kill as soon as the file has so many lines."""
+    until(process, path, lines)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
@@ -65,6 +70,39 @@ def test_training_goes_on_to_the_same_weights(whole: RunFolder, tmp_path: Path) 
     finish(cut.path, "train", f"resume={cut}")
     assert cut.model.read_bytes() == whole.model.read_bytes()
     assert without_seconds(cut.metrics) == without_seconds(whole.metrics)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2], ids=lambda number: number.name)
+def test_a_signal_saves_in_the_middle_of_an_epoch_and_training_goes_on(whole: RunFolder, tmp_path: Path, number: int) -> None:
+    """The checkpoint is of the step under way: the run that goes on says how far the epoch had come."""
+    cut = RunFolder(tmp_path / "cut")
+    process = start(cut.path, *TRAIN, "training.checkpoint_every=100")
+    until(process, cut.metrics, 4)
+    time.sleep(0.01)  # into the next epoch
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=WAIT)
+    name = signal.Signals(number).name
+    assert errors.decode() == f"robust train: stopped by {name}; to go on: robust train resume=cut\n"
+    assert process.returncode == 128 + number
+    assert cut.checkpoint.exists()
+    assert not cut.model.exists()
+    finish(cut.path, "train", f"resume={cut}")
+    assert cut.model.read_bytes() == whole.model.read_bytes()
+    assert without_seconds(cut.metrics) == without_seconds(whole.metrics)
+
+
+def test_a_signal_ends_certifying_with_how_to_go_on(whole: RunFolder, tmp_path: Path) -> None:
+    words = ("certify", f"run={whole}", "noise_std=0.5", "subset=first:40", "certificate=[neyman_pearson]", "samples=3000")
+    reference, cut = RunFolder(tmp_path / "reference"), RunFolder(tmp_path / "cut")
+    process = start(cut.path, *words)
+    until(process, cut.votes, 8)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=WAIT)
+    assert errors.decode() == "robust certify: stopped by SIGTERM; to go on: robust certify resume=cut\n"
+    assert process.returncode == 143
+    finish(cut.path, "certify", f"resume={cut}")
+    finish(reference.path, *words)
+    assert cut.certificates.read_bytes() == reference.certificates.read_bytes()
 
 
 PLANS = [("sampling=fixed", "samples=300", "selection_samples=20"), ("sampling=sequential", "samples=3000"),
