@@ -34,7 +34,8 @@ class Stability:
 
     The entropy in the second term rewards certain predictions, right or wrong: from random weights a weight of about 5
     or more (MNIST, noise 0.5) ends in a model that knows two or three classes. Weights of 1 (the papers') to 3 train well;
-    go beyond from trained weights (training.init_from). The loop says so when it meets a collapsed model.
+    go beyond from trained weights (training.init_from), or let the weight grow (``weight_warmup``). The loop says so when it meets
+    a collapsed model. ``weight_warmup`` and ``noise_warmup``: shares of the steps over which weight and noise grow linearly from 0.
 
     Clean and noisy images go through the model in one pass, as one batch: the formula is the same, it is faster than two
     passes, dropout draws for each copy, and batch normalisation sees in training the mixture that its running statistics
@@ -43,15 +44,20 @@ class Stability:
 
     noise_std: float = 0.5
     weight: float = 1.0
+    noise_warmup: float = 0.0
+    weight_warmup: float = 0.0
 
     def __post_init__(self) -> None:
         check(0 <= self.noise_std < math.inf, "noise_std", "a number >= 0", self.noise_std)
         check(0 <= self.weight < math.inf, "weight", "a number >= 0", self.weight)
+        for name in ("noise_warmup", "weight_warmup"):
+            check(0 <= getattr(self, name) <= 1, name, "a share of the steps in [0, 1]", getattr(self, name))
 
     def loss(self, model: torch.nn.Module, batch: Batch, progress: Progress) -> Losses:
         """Terms: cross_entropy (clean) and stability (before its weight)."""
-        both = torch.cat([batch.images, noisy(batch.images, self.noise_std, progress)])
+        noise_std, weight = self.noise_std * progress.risen(self.noise_warmup), self.weight * progress.risen(self.weight_warmup)
+        both = torch.cat([batch.images, noisy(batch.images, noise_std, progress)])
         clean_logits, noisy_logits = model(both).float().chunk(2)
         cross_entropy = torch.nn.functional.cross_entropy(clean_logits, batch.labels)
         stability = stability_term(clean_logits, noisy_logits)
-        return Losses(cross_entropy + self.weight * stability, {"cross_entropy": cross_entropy, "stability": stability})
+        return Losses(cross_entropy + weight * stability, {"cross_entropy": cross_entropy, "stability": stability})

@@ -161,3 +161,17 @@ def test_settings_out_of_range_are_named(regime: type, name: str, value: float) 
     with pytest.raises(Wrong) as caught:
         regime(**{name: value})
     assert caught.value.name == name
+
+
+@pytest.mark.parametrize(("step", "share"), [(0, 0.2), (1, 0.4), (4, 1.0), (9, 1.0)])
+def test_a_warmup_grows_linearly_and_is_over_on_validation_images(step: int, share: float) -> None:
+    """Over half of ten steps: 1/5, 2/5, ... 1."""
+    model, at = linear(), Progress(step, 0, 10, 11)
+    rising = Stability(noise_std=0.5, weight=2.0, weight_warmup=0.5)
+    expected = Stability(noise_std=0.5, weight=2.0 * share).loss(model, batch(), at).total
+    torch.testing.assert_close(rising.loss(model, batch(), at).total, expected)
+    full = Progress(step, 0, 10, 11, validating=True)
+    assert torch.equal(rising.loss(model, batch(), full).total, Stability(noise_std=0.5, weight=2.0).loss(model, batch(), at).total)
+    for regime in (Stability, NoiseAugmentation):
+        louder = regime(noise_std=0.5, noise_warmup=0.5).loss(model, batch(), at).total
+        torch.testing.assert_close(louder, regime(noise_std=0.5 * share).loss(model, batch(), at).total)
