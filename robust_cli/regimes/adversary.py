@@ -12,6 +12,7 @@ from robust_cli.attacks.classifiers import BaseClassifier, Classifier, SmoothedC
 from robust_cli.messages import check
 from robust_cli.regimes.batch import Progress
 from robust_cli.smoothing.noise import ImageDraws, StepDraws
+from robust_cli.smoothing.noises import make_noise
 
 _BLOCK = 1  # of a step's stream: block 0 is the noise of `regimes.noise`
 
@@ -28,27 +29,51 @@ def check_attack(attack: Any, budget: float | None) -> None:
     """Raises Wrong unless ``attack`` can be used in training, with a budget exactly where it takes one."""
     check(callable(attack) and hasattr(attack, "norm"), "attack", "an attack (attack@regime.attack=pgd_linf)", attack)
     check(not hasattr(attack, "with_data"), "attack", "one that does not need the data set's images", type(attack).__name__)
+    own = getattr(attack, "budget", None)
+    check(own is None, "attack.budget", "null, the regime's own budget being the attack's", own)
     if getattr(attack, "closest", False):
         check(budget is None, "budget", "null with an attack that looks for the closest example", budget)
     else:
         check(budget is not None and 0 <= budget < float("inf"), "budget", "a number >= 0, pixel units", budget)
 
 
+def check_within(attack: Any, budget: float | None, noise_std: float | None = None) -> None:
+    """Raises Wrong unless ``attack`` moves images within a budget, and, with noise, can do so through its expectation."""
+    check(not getattr(attack, "closest", False), "attack", "one within a budget (pgd_linf, fgsm), not one that looks "
+          "for the closest example", type(attack).__name__)
+    check_attack(attack, budget)
+    if noise_std is not None:
+        make_noise("gaussian", noise_std)  # which checks the size
+        check(not getattr(attack, "by_scores", False), "attack", "one by gradients with noise_std: scores under noise differ by "
+              "chance", type(attack).__name__)
+
+
+def step_draws(images: torch.Tensor, progress: Progress) -> StepDraws:
+    """What an attack draws in this step, for each of the images [n, ...]."""
+    return StepDraws(images.device, progress.seed, "regime", progress.step, len(images), _BLOCK)
+
+
+def victim(model: nn.Module, images: torch.Tensor, noise_std: float | None = None, draws: int = 1,
+           objective: str = "mean_loss") -> Classifier:
+    """What an attack sees of the model: evaluation mode with frozen weights while it is asked, in the precision of the training
+    step around it. It says of no image that it is fooled, so that all steps are taken."""
+    precision = "bf16" if torch.is_autocast_enabled(images.device.type) else "fp32"
+    if noise_std:
+        return SmoothedClassifier(model, noise_std, draws, objective, precision)
+    return BaseClassifier(model, precision, stops=False)
+
+
 def adversarial(attack: Any, budget: float | None, model: nn.Module, images: torch.Tensor, labels: torch.Tensor,
-                progress: Progress, noise_std: float | None = None, draws: int = 1) -> torch.Tensor:
+                progress: Progress, noise_std: float | None = None, draws: int = 1, objective: str = "mean_loss") -> torch.Tensor:
     """Adversarial images [n, C, H, W], detached, of the model in evaluation mode with frozen weights (both restored).
 
     ``budget`` in the norm of the attack, pixel units; 0 gives the images themselves. With ``noise_std`` the model is attacked
-    through the mean
-    over so many draws of Gaussian noise. All steps are taken, also on images that are fooled already. In the precision of the
-    training step around it.
+    through the mean over so many draws of Gaussian noise, of the loss or, by ``objective``, of the probabilities (see
+    `SmoothedClassifier`). All steps are taken, also on images that are fooled already. In the precision of the training step
+    around it.
     """
     if budget == 0:
         return images
-    precision = "bf16" if torch.is_autocast_enabled(images.device.type) else "fp32"
-    victim: Classifier = BaseClassifier(model, precision, stops=False)
-    if noise_std:
-        victim = SmoothedClassifier(model, noise_std, draws, "mean_loss", precision)
-    stream = StepDraws(images.device, progress.seed, "regime", progress.step, len(images), _BLOCK)
-    found: torch.Tensor = (attack if budget is None else replace(attack, budget=budget))(victim, images, labels, stream)
+    found: torch.Tensor = (attack if budget is None else replace(attack, budget=budget))(
+        victim(model, images, noise_std, draws, objective), images, labels, step_draws(images, progress))
     return found.detach()

@@ -34,8 +34,8 @@ class Stability:
 
     The entropy in the second term rewards certain predictions, right or wrong: from random weights a weight of about 5
     or more (MNIST, noise 0.5) ends in a model that knows two or three classes. Weights of 1 (the papers') to 3 train well;
-    go beyond from trained weights (training.init_from), or let the weight grow (``weight_warmup``). The loop says so when it meets
-    a collapsed model. ``weight_warmup`` and ``noise_warmup``: shares of the steps over which weight and noise grow linearly from 0.
+    go beyond from trained weights (training.init_from), or let the weight grow. The loop says so when it meets a collapsed
+    model. ``weight_warmup`` and ``noise_warmup``: shares of the steps over which weight and noise grow linearly from 0.
 
     Clean and noisy images go through the model in one pass, as one batch: the formula is the same, it is faster than two
     passes, dropout draws for each copy, and batch normalisation sees in training the mixture that its running statistics

@@ -65,8 +65,13 @@ def test_every_model_trains_on_both_shapes(model: str, dataset: str, data: Path)
 
 @pytest.mark.parametrize("regime", names("regime"))
 def test_every_regime_takes_a_step(regime: str, data: Path) -> None:
-    run = robust("train", f"regime={regime}", *STEP).folder
-    assert (run.read_about()["training_noise_std"] is None) == (regime == "standard")
+    fewer = ["regime.step_size=null"] if regime.startswith("trades") else []  # its step belongs to its number of steps
+    run = robust("train", f"regime={regime}", *STEP, *small(node("regime", regime), "regime"), *fewer).folder
+    about, settings = run.read_about(), run.read_config()["regime"]
+    # What certify smooths with where nothing is said: noise with correlations is none that a certificate is for.
+    assert about["training_noise_std"] == (None if regime == "lrc_augmentation" else settings.get("noise_std"))
+    terms = run.metrics.read_text().splitlines()[0].split(",")
+    assert len(terms) > 8, "a regime names the terms of its loss"
 
 
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle", "cosine", "steps", "plateau"])

@@ -6,6 +6,7 @@ import importlib
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from robust_cli.composing import catalogue, schema
@@ -37,11 +38,21 @@ def test_every_choice_says_what_it_is_and_where_it_comes_from(file):
         assert [key for key, _, comment in catalogue.keys(file) if len(comment) < 3] == []
 
 
+def settings_of(file):
+    """A choice's own keys; of a regime those that it composes, from another regime and from its attack, as well."""
+    if file.parent.name != "regime":
+        return yaml.safe_load(file.read_text())
+    schema.register()
+    OmegaConf.register_new_resolver("robust_job", lambda *_: "", replace=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("train", [f"regime={file.stem}"]).regime, resolve=True)
+
+
 @pytest.mark.parametrize("file", PLUGINS, ids=[f"{file.parent.name}/{file.stem}" for file in PLUGINS])
 def test_every_choice_names_a_class_and_all_of_its_settings(file):
     import inspect
 
-    plain = yaml.safe_load(file.read_text())
+    plain = settings_of(file)
     module, _, name = plain["_target_"].rpartition(".")
     parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
     assert set(plain) - {"_target_"} == set(parameters) - GIVEN.get(file.parent.name, set())
