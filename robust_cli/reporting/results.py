@@ -6,23 +6,32 @@ from dataclasses import replace
 
 import pandas as pd
 
-from robust_cli.reporting import attacked_tables, certified_tables, closest, distrust, figures, gallery, levels, measurements
-from robust_cli.reporting import transfer as transfers
-from robust_cli.reporting.costs import costs_tables
+from robust_cli.reporting import figures
+from robust_cli.reporting.attacked import closest, distrust, gallery
+from robust_cli.reporting.attacked import tables as attacked_tables
+from robust_cli.reporting.attacked import transfer as transfers
+from robust_cli.reporting.attacked.figures import robust_figure
+from robust_cli.reporting.attacked.leaking import label_leaking
+from robust_cli.reporting.certified import levels
+from robust_cli.reporting.certified import tables as certified_tables
+from robust_cli.reporting.certified.costs import costs_tables
+from robust_cli.reporting.certified.figures import certified_figure
 from robust_cli.reporting.estimates import estimate
-from robust_cli.reporting.leaking import label_leaking
-from robust_cli.reporting.lines import attacked_lines, certified_lines
-from robust_cli.reporting.load import CLEAN, Attacked, Certified, Trained, read
+from robust_cli.reporting.lines.of_runs import attacked_lines, certified_lines
+from robust_cli.reporting.measured import measurements
+from robust_cli.reporting.reading.load import CLEAN, Attacked, Certified, Trained, read
 from robust_cli.reporting.tables import Table, percent, radius, write_csv
+from robust_cli.reporting.trained.curves import loss_figure, training_figure
 from robust_cli.runs.console import say, table
 from robust_cli.runs.folder import RunFolder
 
 
 def trained(folder: RunFolder) -> None:
-    """The accuracy of a train run by epoch, as a figure."""
+    """The accuracy of a train run, and its loss with its terms, by epoch, as figures."""
     run = read(folder)
     assert isinstance(run, Trained)
-    _figure(folder, "training", figures.training_figure([run], [str(run.about["regime"])]))
+    _figure(folder, "training", training_figure([run], [str(run.about["regime"])]))
+    _figure(folder, "training_loss", loss_figure([run]))
 
 
 def certified(folder: RunFolder) -> None:
@@ -45,7 +54,7 @@ def certified(folder: RunFolder) -> None:
             f"{len(line.tables[0])} images: {summary.false_expected:.2g} expected, at most {summary.false_quantile} with 99.9 %")
     for norm, of_norm in certified_tables.by_norm(lines).items():
         largest = [certified_tables.largest_radius(line) for line in of_norm]
-        _figure(folder, certified_tables.named("certified_accuracy", norm), figures.certified_figure(of_norm, largest))
+        _figure(folder, certified_tables.named("certified_accuracy", norm), certified_figure(of_norm, largest))
 
 
 def attacked(folder: RunFolder) -> None:
@@ -70,7 +79,7 @@ def attacked(folder: RunFolder) -> None:
         write_csv(replace(matrices[0], data=pd.concat([matrix.data for matrix in matrices])), folder.table("transfer"))
     own = [line for line in lines if line.is_own]
     for norm in dict.fromkeys(line.norm for line in own):
-        _figure(folder, f"robust_accuracy_{norm}", figures.robust_figure([line for line in own if line.norm == norm], norm))
+        _figure(folder, f"robust_accuracy_{norm}", robust_figure([line for line in own if line.norm == norm], norm))
     for picture in gallery.galleries(run):
         _figure(folder, picture.name, picture.figure)
     for shown in measurements.tables([run], [""]):

@@ -50,7 +50,12 @@ class Builder:
         weight: float = 2.0,
         fingerprint: str = "f0",
         state: str = "complete",
+        settings: dict[str, Any] | None = None,
+        terms: dict[str, list[float]] | None = None,
+        **about: Any,
     ) -> RunFolder:
+        """settings: the regime's, in place of stability's; terms: what metrics.csv holds between loss and train_accuracy, and
+        loss itself, a value for each of two epochs."""
         folder = self._begin(
             name,
             "train",
@@ -64,20 +69,23 @@ class Builder:
                 "classes": CLASSES,
                 "parameters": 1234,
                 "images": 60,
+                **about,
             },
             state,
         )
+        own = {"_target_": "x.Stability", "noise_std": 0.5, "weight": weight} if settings is None else settings
         folder.config.write_text(
             yaml.safe_dump(
                 {
                     "seed": seed,
                     "device": "cpu",
                     "dataset": {"_target_": "x.Mnist", "root": f"/data/{seed}"},
-                    "regime": {"_target_": "x.Stability", "noise_std": 0.5, "weight": weight},
+                    "regime": own,
                     "training": {"epochs": 2},
                 }
             )
         )
+        loss, *rest = {"loss": [1.5, 0.5], **(terms or {})}.items()
         _write(
             folder.metrics,
             [
@@ -86,11 +94,13 @@ class Builder:
                 "seconds",
                 "learning_rate",
                 "loss",
+                *(term for term, _ in rest),
                 "train_accuracy",
                 "validation_loss",
                 "validation_accuracy",
             ],
-            [[1, 10, 2.5, 0.01, 1.5, 0.6, "", ""], [2, 20, 2.5, 0.01, 0.5, 0.9, "", ""]],
+            [[k + 1, 10 * k + 10, 2.5, 0.01, loss[1][k], *(values[k] for _, values in rest), accuracy, "", ""]
+             for k, accuracy in enumerate((0.6, 0.9))],
         )
         return folder
 

@@ -9,10 +9,14 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robust_cli.reporting import certified_tables, literature, paired, tables
+from robust_cli.reporting import tables
+from robust_cli.reporting.certified import paired
+from robust_cli.reporting.certified import tables as certified_tables
 from robust_cli.reporting.estimates import Estimate
-from robust_cli.reporting.lines import certified_lines
-from robust_cli.reporting.load import load
+from robust_cli.reporting.lines.of_runs import certified_lines
+from robust_cli.reporting.published import stn
+from robust_cli.reporting.published.printed import published
+from robust_cli.reporting.reading.load import load
 
 
 @given(st.floats(0, 100), st.integers(1, 6))
@@ -75,7 +79,7 @@ def test_paired_differences_are_between_runs_with_the_same_certificate(build):
 def test_published_numbers_stand_beside_ours_at_their_radius(build):
     build.certify("a", {"renyi": [(1, 0, 0, 1.6), (2, 0, 0, 1.57)]})
     lines = certified_lines(load([build.root]).certified, [])
-    table = literature.beside_ours(lines)
+    table = stn.beside_ours(lines)
     assert [row[:5] for row in table.rows][-2:] == [
         ["stability", "STN (Li et al. 2019), Table 1", "mnist", "1.58", "69.0"],
         ["stability, renyi", "this report", "mnist", "1.58", "50.0 ± 35.4"],
@@ -83,16 +87,16 @@ def test_published_numbers_stand_beside_ours_at_their_radius(build):
     assert "not attainable" in table.rows[2][-1]
     build.certify("b", {"renyi": [(1, 0, 0, 1.6)]}, dataset="digits")
     other = [line for line in certified_lines(load([build.root]).certified, []) if line.about["dataset"] == "digits"]
-    assert literature.beside_ours(other) is None
+    assert stn.beside_ours(other) is None
 
 
 def test_every_published_table_is_shipped_and_read():
     sizes = {
-        name: len(literature.published(name))
+        name: len(published(name))
         for name in ("stn_table1", "amr_table4", "sgr_transfer", "sgr_table1_later_version")
     }
     assert sizes == {"stn_table1": 6, "amr_table4": 25, "sgr_transfer": 324, "sgr_table1_later_version": 12}
-    stn = literature.published("stn_table1")
+    stn = published("stn_table1")
     assert np.isclose(stn["radius_l2"].iloc[-1], 36 / 255, atol=1e-6)
 
 

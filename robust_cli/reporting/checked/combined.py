@@ -1,0 +1,28 @@
+"""What is proven and what attacks reach, of one smoothed classifier, in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from robust_cli.reporting.attacked.figures import draw_robust
+from robust_cli.reporting.certified.figures import draw_certified, end_of
+from robust_cli.reporting.figures import UNITS, drawn_figure, style
+from robust_cli.reporting.lines.line import Line
+from robust_cli.reporting.reading.load import Attacked, Certified
+
+
+def combined_figure(certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> Figure:
+    """What is proven (from below) and what attacks reach (from above) for one smoothed classifier in one norm."""
+    def draw(axes: Axes) -> None:
+        ends = [t["budget"].max() for line in attacks for t in line.tables]
+        end = max(end_of([t for line in certificates for t in line.tables], []), 1.04 * max(ends))
+        for k, proof in enumerate(certificates):
+            draw_certified(axes, proof, style(k, k), end, f"certified: {proof.title}")
+        for k, attack in enumerate(attacks, len(certificates)):
+            draw_robust(axes, attack, style(k, k), f"attacked: {attack.title}")
+        axes.set_xlim(0, end)
+
+    return drawn_figure(draw, f"{certificates[0].norm} radius or budget ({UNITS})", "accuracy (%)")

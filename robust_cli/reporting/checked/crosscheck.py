@@ -1,0 +1,173 @@
+"""Certified accuracy checked against attacked: no stored adversarial image inside a certified radius may be of another class.
+
+An image enters with its certificate (class A, radius R > 0; the label does not matter) and a stored attack on the same smoothed
+classifier (weights; kind, size and place of the noise; precision). The distance is recomputed in float64 from the stored images,
+in the norm of the certificate, whatever norm the attack had in mind. It breaks its certificate, at most
+once over all attacks and budgets, when at a distance below R another class has more of the stored decision votes than A,
+by a one-sided binomial test on the two counts. (A's share below 1/2 alone is no violation where the certificate bounds the
+runner-up.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from robust_cli.messages import UserError
+from robust_cli.reporting.lines.facets import noise_layer
+from robust_cli.reporting.reading.load import DERIVED, Attacked, Certified
+from robust_cli.smoothing.plans.plan import false_certificates
+
+LEVEL = 1e-6  # of the test, shared over the other classes
+FEWEST_VOTES = 1000  # fewer cannot show a break
+_SAME = {"model_fingerprint": None, "noise": "gaussian", "noise_std": None, "precision": None, "dataset": None}  # if not said
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Check:
+    """One certificate against all attacks on its smoothed classifier.
+
+    compared, broken: images; allowed: 99.9 % quantile of the number of false certificates among the compared; beyond: images
+    attacked at a distance of R or more, fooled_beyond: those of them where another class than A wins by the same test; few_votes:
+    stored outcomes left out because they have fewer than 1000 votes. of_votes: False for a certificate of the expected softmax,
+    whose classifier is another than the one that votes decide: nothing is compared.
+    """
+
+    certificate: str
+    compared: int
+    allowed: int
+    broken: tuple[int, ...]
+    beyond: int
+    fooled_beyond: int
+    few_votes: int
+    of_votes: bool = True
+
+    @property
+    def holds(self) -> bool:
+        return len(self.broken) <= self.allowed
+
+    @property
+    def proves(self) -> bool:
+        """Whether the attack is strong enough to say anything: it succeeds where it may."""
+        return not self.holds or (self.compared > 0 and self.fooled_beyond > 0)
+
+    @property
+    def verdict(self) -> str:
+        """The result in words."""
+        if not self.of_votes:
+            return ("Nothing could be compared: this certificate is of the class of the largest expected softmax, the attacks' "
+                    "outcomes were decided by votes.")
+        few = f" {self.few_votes} outcomes with fewer than {FEWEST_VOTES} votes were not compared." if self.few_votes else ""
+        if not self.compared:
+            return f"Nothing could be compared: no adversarial image with enough votes lies inside a certified radius.{few}"
+        counts = (f"{len(self.broken)} of {self.compared} compared images break their certificate, "
+                  f"{self.allowed} allowed by chance")
+        if not self.holds:
+            shown = ", ".join(map(str, self.broken[:10])) + (" ..." if len(self.broken) > 10 else "")
+            return f"BROKEN: {counts}. The certificates or the votes are wrong (images {shown}).{few}"
+        if not self.fooled_beyond:
+            return (f"Proves nothing: {counts}, but no attack succeeded beyond a certified radius either, so it is too weak "
+                    f"to test the certificates.{few}")
+        return f"Holds: {counts}; beyond the radius the attacks succeeded on {self.fooled_beyond} of {self.beyond} images.{few}"
+
+
+def same_classifier(certified: Certified, attacked: Attacked) -> bool:
+    """Whether the attack was on the very smoothed classifier that was certified."""
+    a, b = certified.about, attacked.about
+    return b.get("classifier") == "smoothed" and a.get("model_fingerprint") is not None and all(
+        a.get(key, usual) == b.get(key, usual) for key, usual in _SAME.items()) and noise_layer(a) == noise_layer(b)
+
+
+def check(certified: Certified, certificate: str, attacks: Sequence[Attacked]) -> Check:
+    """Hold one certificate of a run against attack runs on the same smoothed classifier."""
+    if certified.about.get("certificates", {}).get(certificate, {}).get("scores", "votes") != "votes":
+        return Check(certificate, 0, 0, (), 0, 0, 0, of_votes=False)
+    rows = certified.of(certificate)
+    rows = rows[(rows["predicted"] >= 0) & (rows["radius"] > 0)].set_index("index")
+    tested = [_test(rows, attacked, certified.norm(certificate)) for attacked in attacks]
+    found = pd.concat(tested) if tested else _empty()
+    enough = found[found["enough"]]
+    inside, beyond = enough[enough["inside"]], enough[~enough["inside"]]
+    compared = inside["index"].nunique()
+    _, allowed = false_certificates(compared, float(certified.about["failure_probability"]))
+    broken = sorted(int(i) for i in inside.loc[inside["beaten"], "index"].unique())
+    return Check(certificate, compared, int(allowed), tuple(broken), beyond["index"].nunique(),
+                 beyond.loc[beyond["beaten"], "index"].nunique(), int((~found["enough"]).sum()))
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame({"index": np.zeros(0, np.int64), **{c: np.zeros(0, bool) for c in ("inside", "beaten", "enough")}})
+
+
+def _test(rows: pd.DataFrame, attacked: Attacked, norm: str) -> pd.DataFrame:
+    """Columns index, inside, beaten, enough, a row per stored outcome of an image with a certificate."""
+    parts = [_empty()]
+    for attack in attacked.names:
+        outcomes = attacked.of(attack)
+        outcomes = outcomes[outcomes["index"].isin(rows.index)]
+        for budget in outcomes["budget"].unique().tolist():
+            if DERIVED in attack and not attacked.folder.adversarial(attack, budget).exists():
+                continue  # images of another run, or rounded ones, of which this run keeps outcomes alone
+            group = outcomes[outcomes["budget"] == budget]
+            certificates = rows.loc[group["index"]]
+            if (certificates["label"].to_numpy() != group["label"].to_numpy()).any():
+                raise UserError(f"{attacked.folder}: expected the labels of the certified run, found others; "
+                                "certify and attack the same data")
+            votes = group[attacked.vote_columns].fillna(0).to_numpy(dtype=np.int64)
+            near = distances(attacked, attack, budget, group["index"].to_numpy(), norm) < certificates["radius"].to_numpy()
+            parts.append(pd.DataFrame({"index": group["index"].to_numpy(), "inside": near,
+                                       "beaten": beaten(votes, certificates["predicted"].to_numpy()),
+                                       "enough": votes.sum(axis=1) >= FEWEST_VOTES}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def beaten(votes: NDArray[np.int64], certified_class: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where another class has more votes than the certified one by the one-sided test at 1e-6 / (classes - 1).
+
+    votes [N, K]; certified_class [N]. Of two classes' counts a and b the test asks whether b of a + b fair coins is too many.
+    """
+    rows, classes = np.arange(len(votes)), votes.shape[1]
+    own = votes[rows, certified_class]
+    others = votes.copy()
+    others[rows, certified_class] = -1
+    best = others.max(axis=1)
+    return binom.sf(best - 1, own + best, 0.5) <= LEVEL / (classes - 1)
+
+
+def distances(attacked: Attacked, attack: str, budget: float, indices: NDArray[np.int64],
+              norm: str = "l2") -> NDArray[np.float64]:
+    """Distance in float64, pixel units, between the stored adversarial images and the originals. indices [N] -> [N].
+
+    ``norm``: l2, linf or l1.
+    """
+    at = attacked.positions(indices)
+    originals, adversarial = attacked.originals(), attacked.adversarial(attack, budget)
+    if originals.shape != adversarial.shape:
+        raise UserError(f"{attacked.folder}: expected adversarial images of shape {originals.shape}, {attack} at {budget:g} has "
+                        f"{adversarial.shape}; make this attack run again")
+    return np.concatenate([np.zeros(0), *(_length(adversarial[block], _unit(originals[block]), norm)
+                                            for block in _blocks(at))])
+
+
+def _blocks(at: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(at), _BLOCK):
+        yield at[start:start + _BLOCK]
+
+
+def _unit(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
+    """The image that the classifier saw: bytes are divided by 255 in float32, as the data sets do."""
+    return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+
+
+def _length(a: NDArray[np.generic], b: NDArray[np.generic], norm: str) -> NDArray[np.float64]:
+    difference = np.abs(a.astype(np.float64) - b.astype(np.float64)).reshape(len(a), -1)
+    if norm == "l2":
+        return np.sqrt((difference ** 2).sum(axis=1))
+    assert norm in ("l1", "linf"), norm
+    return difference.sum(axis=1) if norm == "l1" else difference.max(axis=1)
