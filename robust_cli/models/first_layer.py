@@ -49,6 +49,7 @@ def first_layer(model: nn.Module, wanted_by: str) -> FirstLayer:
     begin = 1 if len(layers) and isinstance(layers[0], nn.Flatten) else 0
     affine = layers[begin] if len(layers) > begin + 1 else None
     if not isinstance(affine, AFFINE):
+        found = "none after it" if affine is None else type(affine).__name__
         raise UserError(f"{wanted_by}: expected a model whose first layer is a convolution or dense, followed by others, found "
-                        f"{type(affine).__name__}; take one of `robust list model`")
+                        f"{found}; take one of `robust list model`")
     return FirstLayer(normalisation, layers[0] if begin else None, affine, layers[begin + 1 :])
