@@ -2,12 +2,14 @@
 
 Layouts: the state dict alone or inside a dictionary ({'state_dict': ...}, {'model': ...}, {'net': ...}); names with the prefixes
 of wrappers (``module.`` of DataParallel, ``model.``, ``1.`` of Sequential(NormalizeLayer, network) as in Cohen et al. 2019 and
-SmoothAdv 2019); a normalisation's mean and std beside the network (``mu`` and ``sigma`` in RobustBench).
+SmoothAdv 2019); a normalisation's mean and std beside the network (``mu`` and ``sigma`` in RobustBench). A network whose layers
+are one sequence, as ours are, is also found by the names inside it: so others name residual networks.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import warnings
 import zipfile
@@ -53,6 +55,13 @@ class Found:
         return later and self.mean is None
 
 
+class _Wanted:
+    """Tensors to find in a file by name, and how names begin that public files hold and the architecture never uses."""
+
+    def __init__(self, network: nn.Module, unused: tuple[str, ...]) -> None:
+        self.network, self.unused, self.tensors = network, unused, network.state_dict()
+
+
 def load_state(network: nn.Module, path: Path | str, channels: int, entry: str | None = None) -> Found:
     """Fill the network with a file's tensors, to the bit (half precision is widened, which is exact).
 
@@ -63,23 +72,21 @@ def load_state(network: nn.Module, path: Path | str, channels: int, entry: str |
     Raises UserError, one line, and leaves the network as it was.
     """
     path = Path(path)
-    expected = network.state_dict()
     entries = _chosen(dict(_state_dicts(read(path), "")), path, entry)
     plain = {place: state for place, state in entries.items() if entry is not None or not _AVERAGE.search(place)}
-    fits = [found for place, state in plain.items() for found in _fits(place, state, expected, channels, path)]
+    wanted, fits = _first_fits(plain, _wanted(network), channels, path)
     if not fits:
-        others = entries.keys() - plain.keys()
-        averages = [place for place in others if _fits(place, entries[place], expected, channels, path)]
-        if averages:
+        averages = {place: state for place, state in entries.items() if place not in plain}
+        if others := _first_fits(averages, _wanted(network), channels, path)[1]:
             raise UserError(f"{path}: holds weights that are this model's only as running averages; to take those: "
-                            f"model.entry={min(averages)}")
-        raise UserError(f"{path}: {_nearest(plain or entries, expected)}")
+                            f"model.entry={min(found.entry for found in others)}")
+        raise UserError(f"{path}: {_nearest(plain or entries, _wanted(network))}")
     if len(fits) > 1:
         ways = " and ".join(f"entry {f.entry or 'none'}, names {f'after {f.prefix!r}' if f.prefix else 'as they are'}"
                             for f in fits[:_SHOWN])
         raise UserError(f"{path}: these tensors are this model's in more than one way ({ways}); say which: model.entry=NAME, or "
                         "save its state dict alone")
-    network.load_state_dict(fits[0].state)
+    wanted.network.load_state_dict(fits[0].state)
     return fits[0]
 
 
@@ -148,15 +155,31 @@ def _chosen(entries: dict[str, State], path: Path, entry: str | None) -> dict[st
     return {entry: entries[entry]}
 
 
-def _fits(place: str, state: State, expected: State, channels: int, path: Path) -> list[Found]:
+def _wanted(network: nn.Module) -> list[_Wanted]:
+    """A network by its own names; and, where it is one sequence of layers, as ours are, by the names inside that."""
+    parts, layers = dict(network.named_children()), getattr(network, "layers", None)
+    unused = getattr(network, "unused_in_checkpoints", ())
+    inside = [_Wanted(layers, unused)] if isinstance(layers, nn.Sequential) and len(parts) == 1 else []
+    return [_Wanted(network, unused), *inside]
+
+
+def _first_fits(entries: Mapping[str, State], ways: list[_Wanted], channels: int, path: Path) -> tuple[_Wanted, list[Found]]:
+    for wanted in ways:
+        if fits := [found for place, state in entries.items() for found in _fits(place, state, wanted, channels, path)]:
+            return wanted, fits
+    return ways[0], []
+
+
+def _fits(place: str, state: State, wanted: _Wanted, channels: int, path: Path) -> list[Found]:
     """The prefixes under which a state dict is the model's."""
+    expected = wanted.tensors
     needed = [name for name in expected if name.rpartition(".")[2] not in _COUNTS]
     if not needed:
         return []
-    prefixes = sorted({name.removesuffix(needed[0]) for name in state if name == needed[0] or name.endswith(f".{needed[0]}")})
+    prefixes = {name.removesuffix(needed[0]) for name in state if name == needed[0] or name.endswith(f".{needed[0]}")}
     found = []
-    for prefix in prefixes:
-        beside, differences = _compared(state, expected, prefix)
+    for prefix in sorted(prefix for prefix in prefixes if all(prefix + name in state for name in needed)):
+        beside, differences = _compared(state, wanted, prefix)
         if not differences:
             mean, std = _normalisation(state, beside, channels, path)
             tensors = {name: state.get(prefix + name, own).to(own.dtype) for name, own in expected.items()}
@@ -164,11 +187,12 @@ def _fits(place: str, state: State, expected: State, channels: int, path: Path) 
     return found
 
 
-def _compared(state: State, expected: State, prefix: str) -> tuple[tuple[str, str] | None, list[str]]:
+def _compared(state: State, wanted: _Wanted, prefix: str) -> tuple[tuple[str, str] | None, list[str]]:
     """The names of a normalisation's mean and std beside the network, and all that differs otherwise."""
+    expected, spare = wanted.tensors, tuple(prefix + name for name in wanted.unused)
     differences = [text for name, own in expected.items() if (text := _difference(name, own, state.get(prefix + name)))]
     left = [name for name in state if not (name.startswith(prefix) and name.removeprefix(prefix) in expected)]
-    left = [name for name in left if name.rpartition(".")[2] not in _COUNTS]
+    left = [name for name in left if name.rpartition(".")[2] not in _COUNTS and not name.startswith(spare)]
     pairs = [(mean, std) for mean in left for std in left if _is_pair(mean, std, prefix)]
     beside = pairs[0] if len(pairs) == 1 else None
     left = [name for name in left if name not in (beside or ())]
@@ -202,14 +226,14 @@ def _difference(name: str, expected: torch.Tensor, found: torch.Tensor | None) -
     return "" if expected.dtype == found.dtype or widened else f"tensor {name}: expected {expected.dtype}, found {found.dtype}"
 
 
-def _nearest(entries: Mapping[str, State], expected: State) -> str:
-    """How the state dict and prefix that come nearest differ from the model."""
+def _nearest(entries: Mapping[str, State], ways: list[_Wanted]) -> str:
+    """How the state dict, the names and the prefix that come nearest differ from the model."""
     best: tuple[int, str, list[str]] | None = None
-    for state in entries.values():
+    for state, wanted in itertools.product(entries.values(), ways):
         parts = [name.split(".") for name in state]
         prefixes = {"".join(f"{part}." for part in names[:k]) for names in parts for k in range(min(len(names), 4))}
-        prefix = max(sorted(prefixes), key=lambda prefix: sum(prefix + name in state for name in expected))
-        differences = _compared(state, expected, prefix)[1]
+        prefix = max(sorted(prefixes), key=lambda prefix: sum(prefix + name in state for name in wanted.tensors))
+        differences = _compared(state, wanted, prefix)[1]
         if best is None or len(differences) < best[0]:
             best = len(differences), prefix, differences
     assert best is not None

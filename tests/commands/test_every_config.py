@@ -52,13 +52,18 @@ def test_every_data_set_goes_through_the_whole_job(dataset: str, data: Path) -> 
     assert robust("report", str(certified), str(attacked), str(run)).code == 0
 
 
+NARROW = {name: ["model.width=1"] for name in ("wrn_28_10", "wrn_34_10", "wrn_madry")}  # 46 million weights take a minute
 FINISHED = ("exported", "torchscript", "torchvision")  # models from files; test_own_models.py runs them
 
 
 @pytest.mark.parametrize("model", [name for name in names("model") if name not in FINISHED])
 @pytest.mark.parametrize("dataset", ["digits", "cifar10"])
 def test_every_model_trains_on_both_shapes(model: str, dataset: str, data: Path) -> None:
-    run = robust("train", f"dataset={dataset}", f"model={model}", "regime=standard", *STEP).folder
+    answer = robust("train", f"dataset={dataset}", f"model={model}", "regime=standard", *STEP, *NARROW.get(model, []))
+    if (model, dataset) == ("alexnet", "digits"):
+        assert "expected images of at least 29x29 pixels" in answer.err
+        return
+    run = answer.folder
     assert run.model.exists()
     assert run.read_about()["model"] == model
 
