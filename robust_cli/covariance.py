@@ -1,4 +1,4 @@
-"""Covariances of images and of perturbations: as a matrix, as a function of the distance of two pixels, and their roots.
+"""Covariances of images and of perturbations: as a matrix, as a function of the distance of two pixels, their forms and roots.
 
 Symbols (SGR, Roth et al. 2018) -> words: xi -> vectors; Cov -> `second_moment`; CovFun -> `CovarianceFunction`, within a channel
 (intra) and between two (inter); ||i - j|| -> displacement r, in pixels; zeta -> decay_length; Sigma -> covariance.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -93,6 +94,37 @@ class CovarianceFunction:
         check(variance > NOTHING, "intra", f"a variance > {NOTHING:g}", variance)
         return CovarianceFunction(self.intra / variance, None if self.inter is None else self.inter / variance)
 
+    def form(self, vectors: torch.Tensor, reach: int | None = None) -> torch.Tensor:
+        """v' Sigma v of each of vectors [n, C, H, W]: [n], of their dtype, with a gradient (that of a half of it is Sigma v).
+
+        Sigma has the function's values for all pairs of pixels, those more than ``reach`` apart (rounded) 0. It is stationary
+        within a channel: with zeros on the right and below as far as it reaches it is a circular convolution, so that the form
+        is a weighted sum of the squares of a spectrum (Parseval); no d x d matrix, and no way back from the spectrum. Since the
+        distances are rounded Sigma need not be positive semi-definite: the form of some vectors may be below 0.
+        """
+        height, width = vectors.shape[2:]
+        far = len(self.intra) - 1 if reach is None else reach
+        padded = height + min(far + 1, height), width + min(far + 1, width)
+        inter = None if self.inter is None else _weights(self.inter, padded, far, vectors)
+        intra = _weights(self.intra, padded, far, vectors)
+        found = (_squares(vectors, padded) @ (intra if inter is None else intra - inter)).sum(1)
+        return found if inter is None else found + _squares(vectors.sum(1), padded) @ inter
+
+
+def _squares(vectors: torch.Tensor, padded: tuple[int, int]) -> torch.Tensor:
+    """Squares of real and imaginary parts of half spectra, [..., P (Q // 2 + 1) 2], of vectors [..., H, W] padded to (P, Q)."""
+    return torch.view_as_real(torch.fft.rfft2(vectors, s=padded)).square().flatten(-3)
+
+
+def _weights(function: torch.Tensor, padded: tuple[int, int], far: int, like: torch.Tensor) -> torch.Tensor:
+    """What `_squares` are to be multiplied by: the function's own spectrum over P Q, twice it where a column stands for two."""
+    down, right = (torch.fft.fftfreq(n, 1 / n, dtype=torch.float64, device=like.device).abs() for n in padded)
+    lengths = (down.square()[:, None] + right.square()).sqrt().round().long()
+    values = function.double().to(like.device)[lengths.clamp_max(len(function) - 1)]
+    found = torch.fft.rfft2(torch.where(lengths <= min(far, len(function) - 1), values, 0.0)).real / math.prod(padded)
+    found[:, 1 : (padded[1] + 1) // 2] *= 2
+    return found.to(like.dtype).flatten().repeat_interleave(2)
+
 
 def covariance_function(vectors: torch.Tensor, centred: bool = False) -> CovarianceFunction:
     """The covariance function of images or perturbations [N, C, H, W], raw or ``centred`` as in `second_moment`.
@@ -108,20 +140,21 @@ def covariance_function(vectors: torch.Tensor, centred: bool = False) -> Covaria
         spectrum = torch.fft.rfft2(part, s=padded)
         within += spectrum.abs().square().sum((0, 1))
         every += spectrum.sum(1).abs().square().sum(0)
-    sums = [torch.fft.irfft2(power / len(vectors), s=padded).cpu() for power in (within, every - within)]
-    bins, pairs = _bins(height, width)
-    counts = torch.bincount(bins, weights=pairs)
-    intra, inter = (torch.bincount(bins, weights=total.flatten()) / counts for total in sums)
+    bins, counts = _bins(height, width, vectors.device)
+    sums = (torch.fft.irfft2(power / len(vectors), s=padded).flatten() for power in (within, every - within))
+    intra, inter = (torch.zeros_like(counts).index_add_(0, bins, total) / counts for total in sums)
     return CovarianceFunction(intra / channels, inter / (channels * (channels - 1)) if channels > 1 else None)
 
 
-def _bins(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each place of a padded autocorrelation the rounded length of its (dy, dx), and how many pairs of pixels are so far
-    apart, both [2 H * 2 W]. Places that no two pixels are apart hold zeros and count with bin 0."""
+@lru_cache(maxsize=4)
+def _bins(height: int, width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each place of a padded autocorrelation the rounded length of its (dy, dx), int64 [2 H * 2 W]; and how many pairs of
+    pixels are so far apart, [R]. Places that no two pixels are apart hold zeros and count with bin 0."""
     down, right = (torch.fft.fftfreq(2 * n, 1 / (2 * n), dtype=torch.float64).abs().round() for n in (height, width))
     pairs = (height - down)[:, None] * (width - right)
     lengths = (down.square()[:, None] + right.square()).sqrt().round().long()
-    return torch.where(pairs > 0, lengths, 0).flatten(), pairs.flatten()
+    bins = torch.where(pairs > 0, lengths, 0).flatten()
+    return bins.to(device), torch.bincount(bins, weights=pairs.flatten()).to(device)
 
 
 def decay_length(function: torch.Tensor) -> float:

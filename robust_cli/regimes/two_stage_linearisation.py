@@ -45,7 +45,7 @@ class TwoStageLinearisation:
     the images of a batch, and so is dropout before the ReLU.
 
     Cost. B is never formed: B (T - r) is one pass in forward mode, about the price of another forward pass, and f(x) comes
-    with it. At the first ReLU A is the first layer, and s2 costs one image's convolution: together about two to three steps of
+    with it. At the first ReLU A is the first layer, and s2 costs one image's convolution: together about three steps of
     standard training. At a later ReLU the row norms of A, which differ from image to image, need all its columns: as many passes
     through Upsilon as an image has numbers (784 on MNIST, 3072 on CIFAR), and as many again, twice the price, for the gradient;
     they are made anew there, so that memory stays that of some 1000 images. That is hundreds to thousands of steps of standard

@@ -171,7 +171,8 @@ def test_a_warmup_grows_linearly_and_is_over_on_validation_images(step: int, sha
     expected = Stability(noise_std=0.5, weight=2.0 * share).loss(model, batch(), at).total
     torch.testing.assert_close(rising.loss(model, batch(), at).total, expected)
     full = Progress(step, 0, 10, 11, validating=True)
-    assert torch.equal(rising.loss(model, batch(), full).total, Stability(noise_std=0.5, weight=2.0).loss(model, batch(), at).total)
+    whole = Stability(noise_std=0.5, weight=2.0).loss(model, batch(), at).total
+    assert torch.equal(rising.loss(model, batch(), full).total, whole)
     for regime in (Stability, NoiseAugmentation):
         louder = regime(noise_std=0.5, noise_warmup=0.5).loss(model, batch(), at).total
         torch.testing.assert_close(louder, regime(noise_std=0.5 * share).loss(model, batch(), at).total)
