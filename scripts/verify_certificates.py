@@ -3,9 +3,11 @@
 
     python scripts/verify_certificates.py RUN...      (of a folder of runs every complete certify run below it)
 
-Reads about.json, plan.json, votes.csv and certificates.csv of each run. A stored radius above the one that the votes prove is a
-failure, and so are votes that are not whole, do not stop where the plan looks, or files that contradict one another: exit code 1,
-every such row named. Radii that are needlessly small are counted and said. What it cannot see: whether the votes are the model's.
+Reads about.json, plan.json, votes.csv and certificates.csv of each run, scores.csv where a certificate is of expected
+softmax, and first_layer.npy where the noise came in after the first layer. A stored radius above the one that the votes prove
+is a failure, and so are votes that are not whole or do not stop where the plan looks, an operator norm that the first layer
+exceeds, and files that contradict one another: exit code 1, every such row named. Radii that are needlessly small are counted
+and said. What it cannot see: whether votes, scores and first layer are the model's.
 Needs numpy and scipy (and mpmath for noise=integer_grid).
 """
 
@@ -18,6 +20,7 @@ import numpy as np
 from scipy.stats import binom
 from verify_bounds import NAMES, Bad, clopper_pearson, mixture, radius
 from verify_files import Run, below, names
+from verify_scores import softmax_answers, softmax_bounds, softmax_scores, unanimous
 
 ABOVE, BELOW = 1e-9, 1e-6  # relative: a larger radius fails, a smaller one is counted
 SHOWN = 8
@@ -30,8 +33,16 @@ def kind_of(name, own):
     return found[0]
 
 
+def is_soft(own):
+    """Whether a certificate is of expected softmax instead of votes."""
+    return own.get("scores") == "softmax"
+
+
 def derive(run, name, own, indices):
-    """What the votes of some images prove: class (-1: none), p1, p2 and radius of each."""
+    """What the votes of some images prove: class (-1: none), p1, p2 and radius of each, and the class chosen."""
+    if is_soft(own):
+        p1, p2, chosen = softmax_bounds(run, own, indices)
+        return np.where(p1 > p2, chosen, -1), p1, p2, own_radius(run, name, own, p1, 1 - p1, p2), chosen
     selection = np.array([run.votes[i][0][-1] if run.selection else run.votes[i][1][-1] for i in indices])
     walks = [run.votes[i][1] for i in indices]
     chosen, rows = selection.argmax(axis=1), np.arange(len(indices))
@@ -76,12 +87,13 @@ def proven_levels(run, name, own, chosen, indices):
 def ceiling(run, name, own):
     """The radius of unanimous votes."""
     one = np.eye(1, run.classes, dtype=np.int64)
-    kept = run.votes, run.level
+    kept = run.votes, run.level, run.scores
     run.votes, run.level = {0: (run.selection * one, run.samples * one)}, {0: len(run.plan.get("levels", []))}
+    run.scores = unanimous(run.samples, run.selection, run.classes)
     try:
         return float(derive(run, name, own, [0])[3][0])
     finally:
-        run.votes, run.level = kept
+        run.votes, run.level, run.scores = kept
 
 
 def majority(votes):
@@ -128,7 +140,7 @@ def around(run, row, own, chosen):
     index = int(row["index"])
     walk = run.votes[index][1]
     drawn = int(walk[-1].sum()) if len(walk) else 0
-    most, named = answers(run, index)
+    most, named = softmax_answers(run, own, index) if is_soft(own) else answers(run, index)
     skipped = row.get("stopped") == "skipped"
     if skipped and not (run.about.get("label_aware") and drawn == 0 and chosen != int(row["label"])):
         yield "skipped, but not label-aware, or not before its votes, or not for a wrong class"
@@ -164,6 +176,7 @@ def main(folders):
     for folder, title in zip(runs, shown, strict=True):
         try:
             run = Run(folder)
+            run.scores = softmax_scores(folder, run)
         except (Bad, KeyError, ValueError) as error:
             print(f"{title:{wide}} cannot be verified: {type(error).__name__ + ' ' if not isinstance(error, Bad) else ''}{error}")
             failed = True

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 from verify_bounds import Bad, crossing, drawn_std, residual
+from verify_layer import layer_faults, stretched_by
 
 
 def read_json(path, needed=True):
@@ -96,14 +97,14 @@ class Run:
         self.name = plan.get("plan", (about.get("sampling") or {}).get("name", "fixed"))
         self.samples, self.selection = int(about["samples"]), int(about["selection_samples"])
         self.noise, self.classes = about.get("noise", "gaussian"), int(about["classes"])
-        self.std = drawn_std(self.noise, float(about["noise_std"]))
+        self.std = drawn_std(self.noise, float(about["noise_std"])) / stretched_by(about)
         self.alpha = float(plan.get("failure_probability", about["failure_probability"]))
         self.votes = read_votes(path / "votes.csv", self.classes)
         rows = read_table(path / "certificates.csv")
         header = next(rows)
         self.rows = [dict(zip(header, row, strict=True)) for row in rows]
         self.level: dict[int, int] = {}
-        self.problems = list(self.disagreements()) + list(self.unwhole())
+        self.problems = list(layer_faults(path, about)) + list(self.disagreements()) + list(self.unwhole())
         if self.name == "sequential" and not self.problems:
             self.problems = list(self.boundaries_that_err()) + list(self.walked())
 

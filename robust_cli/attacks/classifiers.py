@@ -1,6 +1,8 @@
 """What attacks see: a base classifier, or one smoothed by noise, with the gradient of a loss at images and its cost.
 
-Legend (SO, STN): f -> model; N(0, sigma^2 I) -> noise, of noise_std; n_0 (samples of the expectation) -> draws.
+Legend (SO, STN): f -> model; N(0, sigma^2 I) -> noise, of noise_std; n_0 (samples of the expectation) -> draws. The noise may
+come in after the first layer (`smoothing.place`): x + r_i below is then g(x) + r_i, f the rest of the model, and gradients go
+through g.
 
 Every call works in evaluation mode with frozen weights and restores both, so nothing reaches the weights' gradients. A loss
 is taken image by image: what happens to one image touches no other.
@@ -20,12 +22,13 @@ from robust_cli.messages import check
 from robust_cli.models.classifier import frozen
 from robust_cli.smoothing.noise import ImageDraws
 from robust_cli.smoothing.noises import make_noise
+from robust_cli.smoothing.place import Place, at_input
 
 OBJECTIVES = ("mean_loss", "log_mean_probability")
 BOTH = "both"
 VOTES = 100  # that answer a question of an attack to a smoothed classifier; outcomes are decided by others
 LossAt = Callable[[torch.Tensor], torch.Tensor]  # logits [m, K] -> loss [n]
-Copies = Callable[[torch.Tensor], torch.Tensor]  # images [n, C, H, W] -> noisy copies [n, draws, C, H, W]
+Copies = Callable[[torch.Tensor], torch.Tensor]  # images [n, C, H, W] -> noisy copies [n, draws, *shape of what noise goes to]
 
 
 class Slope(NamedTuple):
@@ -40,22 +43,31 @@ class Slope(NamedTuple):
 class Network:
     """A model, frozen and in evaluation mode while it is used, counting what passes through it."""
 
-    def __init__(self, model: nn.Module, precision: str = "fp32") -> None:
-        """``model``: images [n, C, H, W] -> logits [n, K]; precision 'fp32' or 'bf16' (autocast)."""
+    def __init__(self, model: nn.Module, precision: str = "fp32", place: Place | None = None) -> None:
+        """``model``: images [n, C, H, W] -> logits [n, K]; precision 'fp32' or 'bf16' (autocast); ``place``: where in it noise
+        comes in, at the image by default."""
         check(precision in ("fp32", "bf16"), "precision", "fp32 or bf16", precision)
-        self.model, self.precision = model, precision
+        self.model, self.precision, self.place = model, precision, place or at_input(model)
         self.forward_passes = self.backward_passes = 0  # images x passes, every noisy copy an image
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Logits [n, K], float32. For use inside the methods below: here nothing is frozen yet."""
-        self.forward_passes += len(images)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.model(images).float()
+        return self._through(self.model, images)
+
+    def _through(self, part: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        self.forward_passes += len(inputs)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return part(inputs).float()
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Logits [n, K] of the images, detached."""
         with frozen(self.model), torch.no_grad():
             return self(images)
+
+    def of_copies(self, copies: torch.Tensor) -> torch.Tensor:
+        """Logits [n * draws, K] of noisy copies [n, draws, *shape], an image's together, detached."""
+        with frozen(self.model), torch.no_grad():
+            return self._through(self.place.after, copies.flatten(0, 1))
 
     def gradient(self, images: torch.Tensor, loss_at: LossAt,
                  copies_of: Copies | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -65,7 +77,7 @@ class Network:
         """
         with frozen(self.model), torch.enable_grad():
             inputs, before = images.detach().requires_grad_(), self.forward_passes
-            logits = self(inputs if copies_of is None else copies_of(inputs).flatten(0, 1))
+            logits = self(inputs) if copies_of is None else self._through(self.place.after, copies_of(inputs).flatten(0, 1))
             loss = loss_at(logits)
             if not loss.requires_grad:
                 return torch.zeros_like(images), loss, logits.detach()
@@ -171,23 +183,23 @@ class SmoothedClassifier:
 
     def gradient(self, images: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> Slope:
         """See `Classifier`."""
-        copies_of = self._copies(images, draws)
+        copies_of = self.copies(images, draws, self.draws)
         gradient, value, logits = self.network.gradient(images, lambda logits: self._objective(logits, labels, loss), copies_of)
         leads = lead(logits, labels.repeat_interleave(self.draws)).view(-1, self.draws).mean(1)
         return Slope(gradient, value, leads, torch.zeros_like(leads, dtype=torch.bool))
 
     def losses(self, candidates: torch.Tensor, labels: torch.Tensor, loss: Loss, draws: ImageDraws) -> torch.Tensor:
         """See `Classifier`."""
-        copies_of = self._copies(candidates[0], draws)
-        return _numbers([self._objective(self.network.logits(copies_of(images).flatten(0, 1)), labels, loss)
-                         for images in candidates])
+        copies_of = self.copies(candidates[0], draws, self.draws)
+        return _numbers([self._objective(self.network.of_copies(copies_of(images)), labels, loss) for images in candidates])
 
     def lead(self, images: torch.Tensor, labels: torch.Tensor, draws: ImageDraws) -> torch.Tensor:
         """See `Classifier`: the share of the votes for the foremost other class less the label's."""
         counts: torch.Tensor | int = 0
+        points = self.network.place.each(images)
         for start in range(0, self.votes, self.draws):
             copies = min(self.draws, self.votes - start)
-            logits = self.network.logits(self.noise.around(images, draws, copies).flatten(0, 1))
+            logits = self.network.of_copies(self.noise.around(points, draws, copies))
             ballots = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
             counts = counts + ballots.view(len(images), copies, -1).sum(1)
         assert isinstance(counts, torch.Tensor)
@@ -200,17 +212,20 @@ class SmoothedClassifier:
 
     def like(self, objective: str, network: Network | None = None, noise_std: float | None = None) -> SmoothedClassifier:
         """The same but for some of its settings: by default around the same network, which goes on counting."""
+        check(noise_std is None or self.network.place.layer == "input", "add_noise", "false where the classifier's noise comes "
+              "in after its first layer, in other units than an image's", True)
         return SmoothedClassifier(network or self.network, noise_std or self.noise_std, self.draws, objective, votes=self.votes,
                                   noise=self.noise.name)
 
-    def _copies(self, images: torch.Tensor, draws: ImageDraws) -> Copies:
-        """Noisy copies under one set of fresh draws."""
-        assert self.objective != BOTH, "an attack climbs one of the views"
-        perturbations = self.noise.perturbations(draws, self.draws, tuple(images.shape[1:]))
-        return lambda points: self.noise.at(points, perturbations)
+    def copies(self, images: torch.Tensor, draws: ImageDraws, copies: int) -> Copies:
+        """Noisy copies of points near the images, all under one set of fresh draws."""
+        before = self.network.place.before
+        perturbations = self.noise.perturbations(draws, copies, tuple(before(images[:1].detach()).shape[1:]))
+        return lambda points: self.noise.at(before(points), perturbations)
 
     def _objective(self, logits: torch.Tensor, labels: torch.Tensor, loss: Loss) -> torch.Tensor:
         """The objective [n] from the logits of noisy copies [n * draws, K]."""
+        assert self.objective != BOTH, "an attack climbs one of the views"
         if self.objective == "mean_loss":
             return loss(logits, labels.repeat_interleave(self.draws)).view(-1, self.draws).mean(1)
         log_probabilities = logits.log_softmax(1).view(len(labels), self.draws, -1)

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from robust_cli.messages import UserError, check
 
 BOUNDS = ("two_class", "runner_up")
-INTERVALS = ("clopper_pearson", "sison_glaz")
+INTERVALS = {"votes": ("clopper_pearson", "sison_glaz"), "softmax": ("hoeffding", "empirical_bernstein")}
+"""What a certificate may bound of each draw's answer, and by which intervals: the share of votes, or the expected softmax."""
 MULTIPLICITIES = ("pair", "classes")
 NORMS = ("l2", "linf", "l1")
 KINDS = {"gaussian": ("gaussian", "integer_grid"), "laplace": ("laplace",), "uniform": ("uniform",)}
@@ -25,7 +26,8 @@ SAFETY = 1.0 - 1e-12
 class Certificate(Protocol):
     """A radius from two bounds, and how the sampling plan is to make these bounds from votes.
 
-    ``noise`` names the distribution for which it holds (a key of `KINDS`), ``norm`` the norm of its perturbations.
+    ``noise`` names the distribution for which it holds (a key of `KINDS`), ``norm`` the norm of its perturbations. One that is
+    to be made from softmax scores says so by ``scores``, see `scores_of`.
     """
 
     @property
@@ -100,15 +102,24 @@ def check_noise(certificates: Mapping[str, Certificate], kind: str) -> None:
                             f"set noise={certificate.noise}, or certificate=[{USUAL[kind]}]")
 
 
-def check_choices(bounds: str, interval: str, multiplicity: str, norm: str = "l2") -> None:
+def scores_of(certificate: Certificate) -> str:
+    """What its probabilities are of: votes (also of a certificate that does not say), or softmax."""
+    return str(getattr(certificate, "scores", "votes"))
+
+
+def check_choices(bounds: str, interval: str, multiplicity: str, norm: str = "l2", scores: str = "votes") -> None:
     """Raise Wrong unless the choices are known and go together."""
     check(bounds in BOUNDS, "bounds", " or ".join(BOUNDS), bounds)
-    check(interval in INTERVALS, "interval", " or ".join(INTERVALS), interval)
+    check(scores in INTERVALS, "scores", " or ".join(INTERVALS), scores)
+    known = " or ".join(INTERVALS[scores])
+    check(interval in INTERVALS[scores], "interval", known if scores == "votes" else f"{known} with scores={scores}", interval)
     check(multiplicity in MULTIPLICITIES, "multiplicity", " or ".join(MULTIPLICITIES), multiplicity)
     check(interval != "sison_glaz" or bounds == "runner_up", "interval",
           "clopper_pearson with bounds=two_class (simultaneous intervals are for bounds=runner_up)", interval)
     check(interval != "sison_glaz" or multiplicity == "pair", "multiplicity",
           "pair with interval=sison_glaz (its intervals are simultaneous already)", multiplicity)
+    check(scores == "votes" or multiplicity == "pair", "multiplicity",
+          "pair with scores=softmax (what its two bounds share does not depend on the number of classes)", multiplicity)
     check(bounds != "two_class" or multiplicity == "pair", "multiplicity",
           "pair with bounds=two_class (one bound, at the full failure probability)", multiplicity)
     check(norm in NORMS, "norm", " or ".join(NORMS), norm)

@@ -28,18 +28,24 @@ class OfGaussianNoise(_FromTwoBounds):
 
     Settings: ``bounds`` two_class (p2 = 1 - p1) or runner_up; ``interval`` clopper_pearson, or sison_glaz (the papers' own:
     asymptotic, no guarantee); ``multiplicity`` pair (failure_probability / 2 for each bound) or classes (failure_probability
-    / K, the papers' option); ``norm`` l2, linf or l1, which `in_norm` turns the l2 radii into. Raises Wrong for choices that
-    do not go together.
+    / K, the papers' option); ``norm`` l2, linf or l1, which `in_norm` turns the l2 radii into; ``scores`` votes, or softmax:
+    the class is that of the largest expected softmax under noise, with ``interval`` hoeffding or empirical_bernstein. Raises
+    Wrong for choices that do not go together.
+
+    A certificate of votes is one of expected softmax as well: the expected softmax of the noisy image is the law of a class
+    drawn from it, hence a randomised function of the noisy image alone, and each entry a function of it with values in
+    [0, 1]. The Neyman-Pearson lemma, Renyi's data processing and PixelDP's expected output stability ask for no more.
     """
 
     bounds: str = "runner_up"
     interval: str = "clopper_pearson"
     multiplicity: str = "pair"
     norm: str = "l2"
+    scores: str = "votes"
     noise: ClassVar[str] = "gaussian"
 
     def __post_init__(self) -> None:
-        check_choices(self.bounds, self.interval, self.multiplicity, self.norm)
+        check_choices(self.bounds, self.interval, self.multiplicity, self.norm, self.scores)
 
     def in_norm(self, radius: ArrayLike, dimension: int) -> Array:
         """See `Certificate.in_norm`."""

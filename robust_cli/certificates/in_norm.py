@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from robust_cli.certificates.certificate import Array, Certificate
+from robust_cli.certificates.certificate import Array, Certificate, scores_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class InItsNorm:
     @property
     def multiplicity(self) -> str:
         return self.certificate.multiplicity
+
+    @property
+    def scores(self) -> str:
+        return scores_of(self.certificate)
 
     @property
     def noise(self) -> str:

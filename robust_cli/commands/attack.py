@@ -15,6 +15,8 @@ from robust_cli.runs.folder import RunFolder
 if TYPE_CHECKING:
     from robust_cli.attacks.classifiers import Classifier
     from robust_cli.composing.subject import Subject
+    from robust_cli.evaluation.outcomes import Decide
+    from robust_cli.smoothing.place import Place
 
 
 @command("attack")
@@ -31,29 +33,23 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     from robust_cli.evaluation.outcomes import Rules, evaluate
     from robust_cli.reporting import results
     from robust_cli.smoothing.noise import ImageDraws
-    from robust_cli.smoothing.noises import make_noise
-    from robust_cli.smoothing.votes import NoisyVotes
+    from robust_cli.smoothing.place import place_of
 
     attacks = {name: build(node, f"attack.{name}") for name, node in config.attack.items()}
     measures = {name: build(node, f"measure.{name}") for name, node in config.measure.items()}
     subject = subjects.load_subject(config, "attack")
     budgets = chosen_budgets(config, subject.dataset, {str(attack.norm) for attack in attacks.values()})
-    classifier, decide = victim(config, subject), None
+    place = place_of(subject.model, config.smoothing.layer, subject.images.shape)
+    classifier = victim(config, subject, place)
     plan.check_suited(attacks, classifier)
     others, told = stored.transfers(config.transfer, subject.images)
-    announce(config, subject, attacks, budgets, told)
+    announce(config, subject, attacks, budgets, told, place.words)
     subjects.record(folder, config, subject.device, subject.images, subject.about["model_fingerprint"])
     if any(hasattr(attack, "with_data") for attack in attacks.values()):
         training = subject.dataset.split("train")
         attacks = {name: a.with_data(training) if hasattr(a, "with_data") else a for name, a in attacks.items()}
 
-    if classifier.random:
-        noise = make_noise(config.noise.value, config.noise_std).anywhere()
-        counter = NoisyVotes(subject.model, subject.classes, noise, config.seed, subject.device, config.precision.value)
-
-        def decide(images: Any, indices: Any, purpose: str) -> Any:
-            return counter.decide(images, indices, purpose, config.decision_votes)
-
+    decide = voting(config, subject, place) if classifier.random else None
     few = subject.images.select(torch.arange(min(IMAGES, len(subject.images))), subject.images.subset)
     doubts = look(classifier, few.float(), few.labels, ImageDraws(subject.device, config.seed, "look", few.indices.tolist()))
     for doubt in doubts:
@@ -68,7 +64,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
              rules=Rules(config.labels.value, config.also_wrong, config.early_stop))
     folder.write_about({
         **subject.about, "classifier": config.classifier.value, "noise_std": config.noise_std,
-        **through_noise(config), "budgets": budgets, "early_stop": config.early_stop, "labels": config.labels.value,
+        **through_noise(config, place), "budgets": budgets, "early_stop": config.early_stop, "labels": config.labels.value,
         "also_wrong": config.also_wrong, "transfer": told, "doubts": [doubt.sentence for doubt in doubts],
         "attacks": {name: {"norm": str(a.norm), "closest": plan.is_closest(a), "kind": plan.kind(a),
                            "target": config.attack[name]._target_, "settings": settings(config.attack[name])}
@@ -94,26 +90,40 @@ def to_do(attacks: dict[str, Any], budgets: dict[str, list[float]], folder: RunF
     return {name: attack for name, attack in attacks.items() if there[name] < images * planned[name]}
 
 
-def victim(config: DictConfig, subject: Subject) -> Classifier:
+def voting(config: DictConfig, subject: Subject, place: Place) -> Decide:
+    """How the smoothed classifier decides images: by fresh votes under its own noise."""
+    from robust_cli.smoothing.noises import make_noise
+    from robust_cli.smoothing.votes import NoisyVotes
+
+    noise = make_noise(config.noise.value, config.noise_std).anywhere()
+    counter = NoisyVotes(place.after, subject.classes, noise, config.seed, subject.device, config.precision.value)
+
+    def decide(images: Any, indices: Any, purpose: str) -> Any:
+        return counter.decide(place.each(images), indices, purpose, config.decision_votes)
+
+    return decide
+
+
+def victim(config: DictConfig, subject: Subject, place: Place) -> Classifier:
     """The classifier that the settings name, as attacks see it."""
-    from robust_cli.attacks.classifiers import BaseClassifier, NoisyGradients, SmoothedClassifier
+    from robust_cli.attacks.classifiers import BaseClassifier, Network, NoisyGradients, SmoothedClassifier
 
     model, precision, noise = subject.model, config.precision.value, config.gradient_noise
     if config.noise_std is not None:
         if noise.std is not None:
             raise UserError("gradient_noise.std: expected null on a smoothed classifier, whose own noise "
                             f"(noise_std={config.noise_std:g}) its gradients go through; leave it out, or attack classifier=base")
-        return SmoothedClassifier(model, config.noise_std, config.gradient_draws, config.objective.value, precision,
-                                  config.query_votes, noise=config.noise.value)
+        return SmoothedClassifier(Network(model, precision, place), config.noise_std, config.gradient_draws,
+                                  config.objective.value, votes=config.query_votes, noise=config.noise.value)
     if noise.std is not None:
         return NoisyGradients(model, noise.std, noise.draws, precision)
     return BaseClassifier(model, precision, stops=config.early_stop)
 
 
-def through_noise(config: DictConfig) -> dict[str, Any]:
+def through_noise(config: DictConfig, place: Place) -> dict[str, Any]:
     """How a smoothed classifier is attacked and decided; nothing of it for a base classifier, but the noise of its gradients."""
     smoothed, noise = config.noise_std is not None, config.gradient_noise
-    return {"noise": config.noise.value if smoothed else None,
+    return {"noise": config.noise.value if smoothed else None, "smoothing": place.describe() if smoothed else None,
             "gradient_draws": config.gradient_draws if smoothed else None,
             "objective": config.objective.value if smoothed else None,
             "query_votes": config.query_votes if smoothed else None,
@@ -145,11 +155,11 @@ def settings(node: Any) -> dict[str, Any]:
 
 
 def announce(config: DictConfig, subject: Subject, attacks: dict[str, Any], budgets: dict[str, list[float]],
-             transfers: dict[str, Any]) -> None:
+             transfers: dict[str, Any], where: str = "") -> None:
     """What will be done."""
     from robust_cli.composing.subject import introduce
     from robust_cli.evaluation.plan import is_closest, kind
-    from robust_cli.reporting import attacked
+    from robust_cli.reporting.attacked import accuracy as attacked
 
     introduce("attack", subject, config)
     noise = config.gradient_noise
@@ -160,7 +170,7 @@ def announce(config: DictConfig, subject: Subject, attacks: dict[str, Any], budg
         how = [f"gradients through {config.gradient_draws} draws ({climbed})"] * ("gradient" in kinds)
         how += [f"questions answered by {config.query_votes} votes"] * ("decisions" in kinds)
         sort = "" if config.noise.value == "gaussian" else f" of {config.noise.value} noise"
-        say("; ".join([f"  {target} (fresh ones), noise_std {config.noise_std:g}{sort}", *how]))
+        say("; ".join([f"  {target} (fresh ones), noise_std {config.noise_std:g}{sort}{where}", *how]))
     elif noise.std is not None:
         say(f"  the base classifier, its gradients averaged over {noise.draws} draws of noise {noise.std:g}")
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from robust_cli.commands import proving
+from robust_cli.commands import proving, scoring
 from robust_cli.commands.following import after_evaluation
 from robust_cli.composing.task import command
 from robust_cli.runs.console import duration, say, track
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from robust_cli.composing.subject import Subject
     from robust_cli.smoothing.batching import Block
     from robust_cli.smoothing.collection import Collection
+    from robust_cli.smoothing.place import Place
+    from robust_cli.smoothing.scores import ScoreLog
     from robust_cli.smoothing.tally import Tally
     from robust_cli.smoothing.votes import NoisyVotes, Work
 
@@ -34,39 +36,43 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     from robust_cli.composing import subject as subjects
     from robust_cli.datasets.shards import positions
     from robust_cli.smoothing.collection import Collection
+    from robust_cli.smoothing.place import place_of
     from robust_cli.smoothing.tally import Tally
     from robust_cli.smoothing.votes import NoisyVotes
 
     made, process = proving.procedure(config), ranks()
     subject = subjects.load_subject(config, "certify")
-    course = made.course(subject.images.shape, subject.classes)
+    place = place_of(subject.model, config.smoothing.layer, subject.images.shape)
+    course = made.course(subject.images.shape, subject.classes, place.operator_norm)
     for first in range(0, len(subject.images), _AT_ONCE):
         made.noise.admit(subject.images.float(slice(first, first + _AT_ONCE)))
     subjects.introduce("certify", subject, config)
-    say(f"  noise {made.noise.name} of std {made.noise.noise_std:g}, sampling {made.name}: {'up to ' * course.stops_early}"
-        f"{config.samples} draws an image after {course.selection} to select its class, failure probability "
-        f"{config.failure_probability:g}; certificates: {', '.join(made.certificates)}")
+    say(f"  noise {made.noise.name} of std {made.noise.noise_std:g}{place.words}, sampling {made.name}: "
+        f"{'up to ' * course.stops_early}{config.samples} draws an image after {course.selection} to select its class, failure "
+        f"probability {config.failure_probability:g}; certificates: {', '.join(made.certificates)}")
     if course.note:
         say(f"  {course.note}")
     mine = positions(config.shard, len(subject.images))
     indices, labels = ([values[p] for p in mine] for values in (subject.images.indices.tolist(), subject.images.labels.tolist()))
-    place = dict(zip(indices, mine, strict=True))
+    where = dict(zip(indices, mine, strict=True))
     if process.leads:
         subjects.record(folder, config, subject.device, subject.images, subject.about["model_fingerprint"])
         proving.keep_plan(folder, course)
+        place.keep(folder.first_layer)
         gather(folder, indices, subject.classes)
     process.wait()
 
     collection = Collection(course, indices, labels, subject.classes)
     for row in Tally(folder.votes, subject.classes).rows():
         collection.take(*row)
-    counter = NoisyVotes(subject.model, subject.classes, made.noise, config.seed, subject.device, subject.about["precision"],
+    counter = NoisyVotes(place.after, subject.classes, made.noise, config.seed, subject.device, subject.about["precision"],
                          config.workers)
     own = folder.votes if process.size == 1 else folder.votes_of(process.rank)
     others = set(indices) - set(indices[process.rank :: process.size])
     todo = [block for block in collection.remaining() if block.index not in others]
     whose = f" (this process: {len(todo)} of {len(indices)} images)" if process.size > 1 else ""
-    counting = Counting(subject, place, Tally(own, subject.classes), collection, todo, whose)
+    scores = scoring.log(folder, made, subject.classes, process.size)
+    counting = Counting(subject, place, where, Tally(own, subject.classes), collection, todo, whose, scores)
     seconds = counting.run(counter) if todo else 0.0
     process.wait()
     if not process.leads:
@@ -76,7 +82,8 @@ def main(config: DictConfig, folder: RunFolder) -> None:
         collection = Collection(course, indices, labels, subject.classes)
         for row in Tally(folder.votes, subject.classes).rows():
             collection.take(*row)
-    about = {**subject.about, "images": len(indices), "shard": config.shard, "shape": list(subject.images.shape)}
+    about = {**subject.about, "smoothing": place.describe(), "images": len(indices), "shard": config.shard,
+             "shape": list(subject.images.shape)}
     proving.write_results(folder, config, made, course, collection, about,
                           seconds / counter.evaluations if counter.evaluations else None)
     conclude(folder, config)
@@ -98,19 +105,21 @@ class Counting:
     """The counting of some images: what is stored, said and asked for next as their votes come in."""
 
     subject: Subject
-    place: dict[int, int]  # of each image of the data set among the subject's
+    place: Place
+    where: dict[int, int]  # each image of the data set stands among the subject's
     tally: Tally
     collection: Collection
     todo: list[Block]
     whose: str = ""  # of several processes, which images are counted here
+    scores: ScoreLog | None = None  # where softmax scores are kept, too
     rate: float = 0.0  # draws per second
     done: int = 0  # images
     drawn: int = 0
 
     def image(self, index: int) -> torch.Tensor:
-        """float32 [C, H, W] in [0, 1]."""
-        position = self.place[index]
-        return self.subject.images.float(slice(position, position + 1))[0]
+        """What the noise is added to: the image, float32 [C, H, W] in [0, 1], or the first layer's output of it."""
+        position = self.where[index]
+        return self.place.each(self.subject.images.float(slice(position, position + 1)))[0]
 
     def run(self, counter: NoisyVotes) -> float:
         """Count to the end, and the seconds that took; what was counted is kept whatever happens."""
@@ -120,7 +129,8 @@ class Counting:
             f"{self.whose}")
         began = time.monotonic()
         with track(most, "votes", "draws counted or saved" if self._limit else "draws") as self.progress:
-            counter.serve(((self.image(block.index), block) for block in self.todo), self.answer)
+            keep = self.scores.add if self.scores else None
+            counter.serve(((self.image(block.index), block) for block in self.todo), self.answer, keep)
         if self._limit:
             say(f"  {self.drawn:,} draws were counted, {self.drawn / len(self.todo):,.0f} an image{self.whose}")
         return time.monotonic() - began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from robust_cli.commands import proving
+from robust_cli.commands import proving, scoring
 from robust_cli.composing.resuming import same
 from robust_cli.messages import UserError
 from robust_cli.runs.console import say
@@ -125,6 +126,7 @@ def _join(target: RunFolder, parts: Sequence[Part], order: Sequence[tuple[int, i
     from robust_cli.composing.final import typed
     from robust_cli.reporting import results
     from robust_cli.smoothing.collection import Collection
+    from robust_cli.smoothing.place import norm_said
     from robust_cli.smoothing.tally import Tally
 
     first = parts[0]
@@ -136,7 +138,9 @@ def _join(target: RunFolder, parts: Sequence[Part], order: Sequence[tuple[int, i
     write_json(target.plan, first.plan)
     config: DictConfig = typed(plain, "certify")
     made, classes = proving.procedure(config), int(first.about["classes"])
-    course = made.course(first.about["shape"], classes)
+    course = made.course(first.about["shape"], classes, norm_said(first.about))
+    if first.folder.first_layer.exists():
+        shutil.copyfile(first.folder.first_layer, target.first_layer)
     proving.keep_plan(target, course)
     indices, labels = ([pair[k] for pair in order] for k in (0, 1))
     collection, tally = Collection(course, indices, labels, classes), Tally(target.votes, classes)
@@ -145,6 +149,7 @@ def _join(target: RunFolder, parts: Sequence[Part], order: Sequence[tuple[int, i
             collection.take(*row)
             tally.add(*row)
     tally.put_in_order(indices)
+    scoring.join(target, [part.folder for part in parts], made, classes)
     about = first.about | {"images": len(indices), "shard": None}
     proving.write_results(target, config, made, course, collection, about, None)
     results.certified(target)

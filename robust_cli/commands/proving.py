@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from robust_cli.commands import scoring
 from robust_cli.messages import UserError
 from robust_cli.runs.folder import RunFolder, write_json
 
@@ -31,12 +32,14 @@ class Procedure:
     noise: Noise
     failure_probability: float
 
-    def course(self, shape: tuple[int, ...], classes: int) -> Course:
+    def course(self, shape: tuple[int, ...], classes: int, operator_norm: float = 1.0) -> Course:
         """Everything fixed before the first draw, for images of a shape. What the noise may lack to the ideal is charged to the
-        failure probability. Raises UserError where plan and certificates do not go together."""
+        failure probability. ``operator_norm``: of what lies before the noise; radii are those of so many times less of it. Raises
+        UserError where plan and certificates do not go together."""
         import math
 
         from robust_cli.certificates.in_norm import InItsNorm
+        from robust_cli.smoothing.place import in_pixels
 
         pixels = math.prod(shape)
         charged = self.noise.residual(pixels, self.plan.samples + self.plan.selection)
@@ -44,13 +47,13 @@ class Procedure:
             raise UserError(f"failure_probability: expected more than {charged:.2g}, by which {self.plan.samples} draws of "
                             f"noise={self.noise.name} may differ from the ideal noise, got {self.failure_probability:g}")
         certificates = {name: InItsNorm(made, pixels) for name, made in self.certificates.items()}
-        course = self._plan_for(pixels).course(certificates, self.noise.drawn_std, self.failure_probability - charged, classes)
+        plan, noise_std = self._plan_for(pixels, operator_norm), in_pixels(self.noise.drawn_std, operator_norm)
+        course = plan.course(certificates, noise_std, self.failure_probability - charged, classes)
         for name in certificates:
             course.largest_radius(name)  # what its bounds refuse (a failure probability too small) is refused before any draw
         return course
 
-
-    def _plan_for(self, pixels: int) -> Sampling:
+    def _plan_for(self, pixels: int, operator_norm: float) -> Sampling:
         """The plan; its usual table of radii, which is l2's, in linf where the certificates are."""
         from dataclasses import replace
 
@@ -59,7 +62,7 @@ class Procedure:
         in_linf = all(made.norm == "linf" for made in self.certificates.values())
         if not isinstance(self.plan, Sequential) or self.plan.radii is not None or not in_linf:
             return self.plan
-        return replace(self.plan, radii=[radius / pixels**0.5 for radius in usual_radii(self.noise.noise_std)])
+        return replace(self.plan, radii=[radius / pixels**0.5 for radius in usual_radii(self.noise.noise_std / operator_norm)])
 
 
 def procedure(config: DictConfig) -> Procedure:
@@ -103,9 +106,9 @@ def write_results(folder: RunFolder, config: DictConfig, made: Procedure, course
     """certificates.csv, a TSV per certificate, and about.json. Radii in full."""
     import pandas as pd
 
-    from robust_cli.reporting.published_tsv import write_sidecar, write_tsv
+    from robust_cli.reporting.reading.published_tsv import write_sidecar, write_tsv
 
-    votes, draws = collection.votes(), collection.draws
+    votes, draws = scoring.complete(folder, made, course, collection), collection.draws
     assert votes.stopped is not None
     skipped = [reason == "skipped" for reason in votes.stopped]
     found = {name: course.bounds(name, votes) for name in made.certificates}
@@ -114,7 +117,8 @@ def write_results(folder: RunFolder, config: DictConfig, made: Procedure, course
                "prediction": _none(predictions(made, course, votes), skipped)}
     parts = [pd.DataFrame({
         "certificate": name, "norm": certificate.norm, "bounds": certificate.bounds, **shared, "predicted": found[name].predicted,
-        **answers, "p1_lower": found[name].p1_lower, "p2_upper": found[name].p2_upper,
+        **scoring.answers(certificate, found[name], votes, answers),
+        "p1_lower": found[name].p1_lower, "p2_upper": found[name].p2_upper,
         "radius": course.radius(name, found[name]), "draws": draws, "stopped": votes.stopped,
     }) for name, certificate in made.certificates.items()]
     pd.concat(parts).to_csv(folder.certificates, index=False)
@@ -127,7 +131,7 @@ def write_results(folder: RunFolder, config: DictConfig, made: Procedure, course
         "label_aware": bool(getattr(made.plan, "label_aware", False)), "evaluations": int(draws.sum()),
         "certificates": {name: {
             "kind": type(c).__name__, "norm": c.norm, "bounds": c.bounds, "interval": c.interval, "multiplicity": c.multiplicity,
-            "statement": found[name].statement, "largest_radius": course.largest_radius(name),
+            "statement": found[name].statement, "largest_radius": course.largest_radius(name), **scoring.said(c),
         } for name, c in made.certificates.items()}}
     folder.write_about(written)
     plan = _through_json(course.describe())

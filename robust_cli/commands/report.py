@@ -18,8 +18,8 @@ def report(folders: list[Path], output: Path | None = None, said: dict[str, Any]
     ``said``: what is known of the TSV files besides their rows (noise_std, samples, failure_probability, dataset). Raises
     UserError when a folder holds no run, when none is complete, when a TSV file is damaged, or when ``output`` exists already.
     """
-    from robust_cli.reporting.page import write_report
-    from robust_cli.reporting.published_tsv import Said, checked, read_sources
+    from robust_cli.reporting.page.page import write_report
+    from robust_cli.reporting.reading.published_tsv import Said, checked, read_sources
 
     known = Said(**checked(said or {}, "report"))
     read_sources(folders, known)  # a mistake in them leaves no folder behind

@@ -56,7 +56,9 @@ def main(config: DictConfig, folder: RunFolder) -> None:
         right = accuracy(model, test, settings.batch_size, device, progress)
     folder.write_about({
         "command": "train", **names, "seed": config.seed, "model_fingerprint": subject.mark(model, config, dataset, "fp32"),
-        "training_noise_std": regime.noise_std, "classes": len(dataset.class_names), "class_names": list(dataset.class_names),
+        "training_noise_std": regime.noise_std,
+        "training_layer": None if regime.noise_std is None else getattr(regime, "layer", "input"),
+        "classes": len(dataset.class_names), "class_names": list(dataset.class_names),
         "shape": list(dataset.shape), "subset": config.subset, "images": len(train), "precision": result.precision.value,
         "device": device.type, "parameters": parameters_count(model), "test_images": len(test),
         "test_accuracy": right, "train_accuracy": result.train_accuracy, "validation_accuracy": result.validation_accuracy,

@@ -127,7 +127,7 @@ def _check_ranges(config: DictConfig, schema: type) -> None:
 def _check_names(plain: Mapping[str, Any], command: str) -> None:
     """`+foo=1` passes a schema without a word; here it does not."""
     known = {command: (plain, settings_of(command))}
-    for node in ("training", "budgets", "gradient_noise"):
+    for node in ("training", "budgets", "gradient_noise", "smoothing"):
         if isinstance(plain.get(node), dict):
             schema = type(SCHEMAS[command]().__dict__[node])
             known[node] = (plain[node], [entry.name for entry in dataclasses.fields(schema)])
@@ -199,7 +199,7 @@ def _with_run(plain: dict[str, Any], command: str, allowed: set[str]) -> dict[st
         model = given.moved(run.model, plain)
         given.check_unchanged(model, run.config["model_sha256"], run.folder.path, plain["model"])
         return _with_own(merged | {"model": model}, command, run)
-    return merged | _noise_settings(plain, command, run.training_noise_std, f"{run.folder} was trained without noise")
+    return merged | _noise_settings(plain, command, run.training_noise_std, f"{run.folder} was trained without noise", run.layer)
 
 
 def _with_own(merged: dict[str, Any], command: str, run: SavedRun) -> dict[str, Any]:
@@ -209,22 +209,38 @@ def _with_own(merged: dict[str, Any], command: str, run: SavedRun) -> dict[str, 
     whole = merged | {"run": None, "model_sha256": run.config["model_sha256"]}
     why = "had a base classifier" if noise is None else f"had the noise {kind}"
     del whole["regime"]
-    return whole | _noise_settings(whole, command, default, f"{run.folder} {why}")
+    return whole | _noise_settings(whole, command, default, f"{run.folder} {why}", run.layer)
 
 
-def _noise_settings(plain: Mapping[str, Any], command: str, default: float | None, without: str) -> dict[str, Any]:
-    """noise_std, and for attack which classifier; ``default`` where no noise is typed, ``without``: why there is none."""
+def _noise_settings(plain: Mapping[str, Any], command: str, default: float | None, without: str,
+                    layer: str = "input") -> dict[str, Any]:
+    """noise_std and where it comes in, and for attack which classifier. ``default`` and ``layer``: where none is typed; the
+    two go together. ``without``: why there is no default."""
+    asked = plain["smoothing"]["layer"]
+    if default is not None and asked not in (None, layer):
+        default, without = None, f"the run's noise is that of smoothing.layer={layer}, in other units than that of layer={asked}"
     noise = plain["noise_std"] if plain["noise_std"] is not None else default
+    smoothing = {"smoothing": {"layer": asked or layer}}
     if command == "certify":
         if noise is None:
             raise UserError(f"noise_std: {without}; say which noise to smooth it with, noise_std=0.25")
-        return {"noise_std": noise}
+        return {"noise_std": noise} | smoothing | _checked_kind(plain, asked or layer)
     classifier = plain["classifier"] or ("base" if noise is None else "smoothed")
     if classifier == "smoothed" and noise is None:
         raise UserError(f"noise_std: {without}; say which noise the smoothed classifier has, "
                         "noise_std=0.25, or attack classifier=base")
-    for key in ("noise_std", "noise"):
-        if classifier == "base" and plain[key] not in (None, "gaussian"):
-            raise UserError(f"{key}: a base classifier has no noise, got {plain[key]}; leave it out, or say classifier=smoothed"
+    for key, value in (("noise_std", plain["noise_std"]), ("noise", plain["noise"]), ("smoothing.layer", asked)):
+        if classifier == "base" and value not in (None, "gaussian"):
+            raise UserError(f"{key}: a base classifier has no noise, got {value}; leave it out, or say classifier=smoothed"
                             + ("" if noise is not None else " noise_std=0.25"))
-    return {"noise_std": noise if classifier == "smoothed" else None, "classifier": classifier}
+    if classifier == "base":
+        return {"noise_std": None, "classifier": classifier}
+    return {"noise_std": noise, "classifier": classifier} | smoothing | _checked_kind(plain, asked or layer)
+
+
+def _checked_kind(plain: Mapping[str, Any], layer: str) -> dict[str, Any]:
+    """Nothing to add, but for a UserError where this kind of noise proves nothing there."""
+    if layer == "first" and plain["noise"] != "gaussian":
+        raise UserError("noise: expected gaussian with smoothing.layer=first, whose radii come from an operator norm in l2, got "
+                        f"{plain['noise']}; say noise=gaussian, or smoothing.layer=input with a noise_std in pixel units")
+    return {}

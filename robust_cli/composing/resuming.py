@@ -46,7 +46,7 @@ def resumed(plain: dict[str, Any], command: str, overrides: Sequence[str], allow
     if command == "certify" and "samples" in paths:
         _refuse_optional_stopping(plain, saved, folder)
     for path in paths:
-        _compare(plain, saved, path, folder)
+        _compare(plain, _as_now(saved), path, folder)
     result = copy.deepcopy(saved) | {"resume": plain["resume"], "trust": plain["trust"], "cluster": plain["cluster"]}
     for path in paths:
         if path in ("batch_size", "workers", "device", *_MOVABLE):
@@ -56,10 +56,16 @@ def resumed(plain: dict[str, Any], command: str, overrides: Sequence[str], allow
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """None when two configs of a run agree in all that a result can depend on, else the first key that differs."""
-    for path, (left, right) in _differences(one, other, ""):
+    for path, (left, right) in _differences(_as_now(one), _as_now(other), ""):
         if not (_is_free(path) or (path == "device" and "auto" in (left, right))):  # what auto comes to, `record` compares
             return "{} is {} there, {} now".format(*_told(path, left, right))
     return None
+
+
+def _as_now(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as this version would have it: older ones do not say where the noise comes in, which was the image."""
+    smoothing = config.get("smoothing")
+    return {**config, "smoothing": {"layer": (smoothing.get("layer") if isinstance(smoothing, Mapping) else None) or "input"}}
 
 
 def _refuse_optional_stopping(plain: Mapping[str, Any], saved: Mapping[str, Any], folder: RunFolder) -> None:

@@ -57,6 +57,18 @@ class SavedRun:
             raise UserError(f"{self.folder}/about.json: expected training_noise_std > 0 or null, got {noise!r}")
         return noise
 
+    @property
+    def layer(self) -> str:
+        """Where the noise came in, in the training or in the run of a model of one's own. Older runs do not say: at the image."""
+        if self.is_own:
+            smoothing = self.config.get("smoothing")
+            found = smoothing.get("layer") if isinstance(smoothing, Mapping) else None
+        else:
+            found = self.about.get("training_layer")
+        if found not in (None, "input", "first"):
+            raise UserError(f"{self.folder}: expected its noise at the input or after the first layer, got {found!r}")
+        return found or "input"
+
 
 def load_run(path: Path | str, trust: Collection[str] = (), allowed: Collection[str] | None = None, key: str = "run",
              own: bool = False) -> SavedRun:

@@ -98,6 +98,20 @@ class Noise(Enum):
     uniform = "uniform"
 
 
+class Layer(Enum):
+    """Where the noise comes in: at the image, or after the first layer."""
+
+    input = "input"
+    first = "first"
+
+
+@dataclass
+class Smoothing:
+    """Of the smoothed classifier, what is not its noise."""
+
+    layer: Layer | None = None
+
+
 @dataclass
 class Certify:
     """`robust certify`. The meaning and unit of each key stand beside it in conf/certify.yaml."""
@@ -105,6 +119,7 @@ class Certify:
     run: str | None = None
     noise_std: float | None = None
     noise: Noise = Noise.gaussian
+    smoothing: Smoothing = field(default_factory=Smoothing)
     samples: int = 10000
     selection_samples: int | None = None
     sampling: Any = MISSING
@@ -175,6 +190,7 @@ class Attack:
     classifier: Target | None = None
     noise_std: float | None = None
     noise: Noise = Noise.gaussian
+    smoothing: Smoothing = field(default_factory=Smoothing)
     gradient_draws: int = 10
     objective: Objective = Objective.both
     query_votes: int = 100

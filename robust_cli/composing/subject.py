@@ -113,13 +113,15 @@ def _trained(config: DictConfig, dataset: Any, precision: str) -> tuple[nn.Modul
         raise UserError(f"{run.model}: expected the weights that about.json beside it describes (fingerprint "
                         f"{trained['model_fingerprint'][:8]}), found others ({found[:8]}); take them from a copy, or train again")
     return model, {**{key: trained[key] for key in ("dataset", "model", "regime", "training_noise_std")},
+                   "training_layer": trained.get("training_layer"),
                    "train_run": str(config.run), "train_seed": trained["seed"],
                    "model_fingerprint": mark(model, config, dataset, precision)}
 
 
 def _of_own(config: DictConfig, own: Own) -> dict[str, Any]:
     names = {key: config.choices[key] for key in ("dataset", "model", "regime")}
-    return names | {"training_noise_std": None, "train_run": None, "train_seed": None, "model_file": own.file or None,
+    return names | {"training_noise_std": None, "training_layer": None, "train_run": None, "train_seed": None,
+                    "model_file": own.file or None,
                     "model_entry": config.model.get("entry"), "model_sha256": config.model_sha256, "mean": own.mean,
                     "std": own.std}
 

@@ -38,7 +38,7 @@ class RecordingNetwork(Network):
     """A network that keeps the l2 length of every gradient it gives: one entry a call, float64 [images of that call]."""
 
     def __init__(self, network: Network) -> None:
-        super().__init__(network.model, network.precision)
+        super().__init__(network.model, network.precision, network.place)
         self.calls: list[torch.Tensor] = []
 
     def gradient(self, images: torch.Tensor, loss_at: LossAt,

@@ -91,18 +91,17 @@ class SoftmaxPath:
         total: torch.Tensor | float = 0.0
         for _ in range(copies):
             copies_of = self._copies(classifier, start, draws)
-            total = total + torch.stack([classifier.network.logits(copies_of(torch.lerp(start, end, t))).double().softmax(1)
+            total = total + torch.stack([classifier.network.of_copies(copies_of(torch.lerp(start, end, t))).double().softmax(1)
                                          for t in self.places])
         assert isinstance(total, torch.Tensor)
         return total / copies
 
     @staticmethod
     def _copies(classifier: Classifier, start: torch.Tensor, draws: ImageDraws) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Points [n, C, H, W] under one draw of a smoothed classifier's own noise for each image; of any other themselves."""
+        """Points as copies [n, 1, ...]: under one draw of a smoothed classifier's own noise for each image, else themselves."""
         if not isinstance(classifier, SmoothedClassifier):
-            return lambda points: points
-        perturbations = classifier.noise.perturbations(draws, 1, tuple(start.shape[1:]))
-        return lambda points: classifier.noise.at(points, perturbations).flatten(0, 1)
+            return lambda points: points[:, None]
+        return classifier.copies(start, draws, 1)
 
     @property
     def places(self) -> list[float]:

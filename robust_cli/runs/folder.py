@@ -72,6 +72,11 @@ class RunFolder:
     def votes(self) -> Path:
         return self.path / "votes.csv"
 
+    @property
+    def scores(self) -> Path:
+        """Sums of softmax of the blocks of `votes`, where a certificate wants them."""
+        return self.path / "scores.csv"
+
     def votes_of(self, rank: int) -> Path:
         """What one of several processes has counted, until the first takes it into `votes`."""
         return self.path / f"votes.{rank}.csv"
@@ -85,6 +90,11 @@ class RunFolder:
     def plan(self) -> Path:
         """All of the sampling plan that is fixed before the first draw."""
         return self.path / "plan.json"
+
+    @property
+    def first_layer(self) -> Path:
+        """The weights before the noise, where it comes in after the first layer: what its operator norm is of."""
+        return self.path / "first_layer.npy"
 
     @property
     def certificates(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -45,15 +46,23 @@ class Task:
     block: Block
     counts: list[int]
     left: int = field(init=False)
+    _scores: list[list[float]] = field(init=False, default_factory=list)  # of each chunk, in the order they came
 
     def __post_init__(self) -> None:
         self.left = len(self.block.chunks)
 
-    def add(self, counts: list[int]) -> bool:
-        """Add the votes of one chunk; True when it was the last."""
+    def add(self, counts: list[int], scores: list[float] | None = None) -> bool:
+        """Add the votes of one chunk, and sums of scores where they are wanted; True when it was the last."""
         self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
+        if scores is not None:
+            self._scores.append(scores)
         self.left -= 1
         return self.left == 0
+
+    @property
+    def scores(self) -> list[float]:
+        """The sums over all chunks, each rounded once: the same in whatever order the chunks came."""
+        return [math.fsum(sums) for sums in zip(*self._scores, strict=True)]
 
 
 Seat = tuple[Task, int]  # a task and one of its chunks

@@ -47,36 +47,42 @@ class Tally:
         columns whose rows are taken in; a row that is there twice, as a kill in the middle of this leaves it, is kept once. Holds
         40 bytes a row in memory, no votes. Raises UserError for damaged rows, and for two different votes of one block.
         """
-        place = {int(index): position for position, index in enumerate(indices)}
-        paths = [self.path, *others]
-        found = (key for number, path in enumerate(paths) for key in _keys(path, number, place))
-        keys = np.fromiter(found, dtype=np.dtype((np.int64, 5)))
-        order = np.lexsort(keys.T[::-1])
-        part = self.path.with_name(self.path.name + ".part")
-        files = [path.open("rb") for path in paths]
-        try:
-            with part.open("wb") as target:
-                target.write(files[0].readline())
-                before, last = None, b""
-                for row in order:
-                    file = files[keys[row, 3]]
-                    file.seek(keys[row, 4])
-                    block, line = tuple(keys[row, :3]), file.readline()
-                    if block != before:
-                        target.write(line)
-                    elif line != last:
-                        raise UserError(f"{self.path}: expected one row of votes a block, found {last.decode().strip()} and "
-                                        f"{line.decode().strip()}; the file is damaged: certify into a new folder")
-                    before, last = block, line
-        except OSError as error:
-            raise UserError(f"{part}: cannot write ({error.strerror}); the votes are kept in {self.path}: make room and go on "
-                            "with resume=<this folder>") from error
-        finally:
-            for file in files:
-                file.close()
-        os.replace(part, self.path)
-        for path in others:
-            path.unlink()
+        rewrite(self.path, indices, others)
+
+
+def rewrite(path: Path, indices: Sequence[int], others: Sequence[Path] = (), last: bool = False) -> None:
+    """See `Tally.put_in_order`; with ``last``, of several rows of a block the one that was written last is kept."""
+    place = {int(index): position for position, index in enumerate(indices)}
+    paths = [path, *others]
+    found = (key for number, one in enumerate(paths) for key in _keys(one, number, place))
+    keys = np.fromiter(found, dtype=np.dtype((np.int64, 5)))
+    order = np.lexsort(keys.T[::-1])
+    part = path.with_name(path.name + ".part")
+    files = [one.open("rb") for one in paths]
+    try:
+        with part.open("wb") as target:
+            target.write(files[0].readline())
+            before, kept = None, b""
+            for row in order:
+                file = files[keys[row, 3]]
+                file.seek(keys[row, 4])
+                block, line = tuple(keys[row, :3]), file.readline()
+                if block != before:
+                    target.write(kept)
+                elif not last and line != kept:
+                    raise UserError(f"{path}: expected one row of votes a block, found {kept.decode().strip()} and "
+                                    f"{line.decode().strip()}; the file is damaged: certify into a new folder")
+                before, kept = block, line
+            target.write(kept)
+    except OSError as error:
+        raise UserError(f"{part}: cannot write ({error.strerror}); the rows are kept in {path}: make room and go on "
+                        "with resume=<this folder>") from error
+    finally:
+        for file in files:
+            file.close()
+    os.replace(part, path)
+    for other in others:
+        other.unlink()
 
 
 def _keys(path: Path, number: int, place: dict[int, int]) -> Iterator[tuple[int, int, int, int, int]]:

@@ -11,6 +11,7 @@ Legend (SO, STN): N(0, sigma^2 I) -> noise; c_i (votes) -> counts; n -> draws.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,10 +26,13 @@ from robust_cli.runs.ranks import own_cores
 from robust_cli.smoothing.batching import Block, Lanes, Seat, Task
 from robust_cli.smoothing.noises import Noise
 from robust_cli.smoothing.plans.plan import CHUNK
+from robust_cli.smoothing.scores import chunk_sums
 
 EVALUATION_ROWS = {"cpu": 128, "cuda": 1024}  # rows of a forward pass: part of what a vote is, so never a setting
 Work = tuple[torch.Tensor, Block]  # an image, float32 [C, H, W], and draws of it
 Answer = Callable[[Block, list[int]], Work | None]  # a block's votes by class -> what this image wants next
+Scored = Callable[[Block, list[float]], None]  # a block's sums of softmax by class, then of their squares
+Counted = list[tuple[Task, list[int], list[float] | None]]
 
 
 class NoisyVotes:
@@ -48,26 +52,27 @@ class NoisyVotes:
         self.evaluations = 0  # rows that went through the model, padding and idle lanes included
         self._thread = threading.local()
 
-    def serve(self, work: Iterable[Work], answer: Answer) -> None:
+    def serve(self, work: Iterable[Work], answer: Answer, scored: Scored | None = None) -> None:
         """Count all of ``work`` and what ``answer`` asks for after each block, in batches made of all images under way.
 
         ``work`` is taken from only as fast as batches have room; ``answer`` is called in the calling thread, block by block of
-        an image, images in no fixed order. Raises UserError where the model answers nan: its argmax would be a class, but is
-        nobody's vote.
+        an image, images in no fixed order. ``scored``, where it is given, is called with a block just before ``answer``; the
+        votes are the same with it and without. Raises UserError where the model answers nan: its argmax would be a class, but
+        is nobody's vote; with ``scored`` where it answers infinity, too, which has no softmax.
         """
         assert not any(part.training for part in self.model.modules()), "votes are of a model in evaluation mode"
-        lanes, fresh, running = Lanes(self.rows // CHUNK), iter(work), set[Future[list[tuple[Task, list[int]]]]]()
+        lanes, fresh, running = Lanes(self.rows // CHUNK), iter(work), set[Future[Counted]]()
         with ThreadPoolExecutor(self.workers, initializer=self._begin) as pool:
             try:
                 while True:
                     self._fill(lanes, fresh)
                     while not lanes.empty and len(running) < (2 if lanes.depth else 1) * self.workers:
-                        running.add(pool.submit(self._count, lanes.batch()))
+                        running.add(pool.submit(self._count, lanes.batch(), scored is not None))
                     if not running:
                         return
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
-                        self._hand_on(future.result(), answer, lanes)
+                        self._hand_on(future.result(), answer, scored, lanes)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -83,22 +88,25 @@ class NoisyVotes:
     def _task(self, image: torch.Tensor, block: Block) -> Task:
         return Task(image, block, [0] * self.classes)
 
-    def _hand_on(self, counted: list[tuple[Task, list[int]]], answer: Answer, lanes: Lanes) -> None:
+    def _hand_on(self, counted: Counted, answer: Answer, scored: Scored | None, lanes: Lanes) -> None:
         self.evaluations += self.rows
-        for task, counts in counted:
+        for task, counts, sums in counted:
             *votes, broken = counts
-            if broken:
-                raise UserError(f"votes: expected numbers from the model, found nan on image {task.block.index} under noise of "
-                                f"{self.noise.noise_std:g} ({task.block.purpose}); its weights are broken or overflow in "
-                                f"{self.precision}: set precision=fp32, or train again")
-            if task.add(votes):
+            if broken or (sums is not None and any(map(math.isnan, sums))):
+                raise UserError(f"votes: expected numbers from the model, found {'nan' if broken else 'infinity'} on image "
+                                f"{task.block.index} under noise of {self.noise.noise_std:g} ({task.block.purpose}); its weights "
+                                f"are broken or overflow in {self.precision}: set precision=fp32, or train again")
+            if task.add(votes, sums):
+                if scored is not None:
+                    scored(task.block, task.scores)
                 following = answer(task.block, task.counts)
                 if following is not None:
                     lanes.add(self._task(*following))
 
     @torch.inference_mode()
-    def _count(self, batch: list[Seat | None]) -> list[tuple[Task, list[int]]]:
-        """The votes of a batch by chunk, with the number of answers that are not numbers as a last class."""
+    def _count(self, batch: list[Seat | None], scored: bool) -> Counted:
+        """The votes of a batch by chunk, with the number of answers that are not numbers as a last class; and its sums of
+        softmax where they are wanted."""
         seats = [(lane, *seat) for lane, seat in enumerate(batch) if seat is not None]
         noisy = self._buffer(seats[0][1].image.shape)
         counted = torch.zeros(len(batch), CHUNK, dtype=torch.int64)
@@ -111,7 +119,8 @@ class NoisyVotes:
         answers = torch.where(logits.isnan().any(1), self.classes, logits.argmax(1)).view(len(batch), CHUNK)
         votes = torch.zeros(len(batch), self.classes + 1, dtype=torch.int64, device=self.device)
         table = votes.scatter_add_(1, answers, counted.to(self.device, non_blocking=True)).tolist()
-        return [(task, table[lane]) for lane, task, _ in seats]
+        sums = chunk_sums(logits, counted).tolist() if scored else [None] * len(batch)
+        return [(task, table[lane], sums[lane]) for lane, task, _ in seats]
 
     def _buffer(self, shape: torch.Size) -> torch.Tensor:
         """Room for a batch, one a thread. Lanes that stand idle hold what was there before, which nobody counts."""

@@ -74,8 +74,8 @@ MISTAKES = [
     ("certify OWN noise_std=1 model.mean=0.5 model.std=[1]", "model.mean: expected a list of numbers, one a channel, got 0.5"),
     ("certify OWN noise_std=1 model.mean=[x] model.std=[1]", "model.mean: expected a list of numbers, one a channel, got ['x']"),
     ("certify OWN noise_std=1 model.entry=[1]", "model.entry: expected the name of a state dict in the file, got [1]"),
-    ("certify OWN noise_std=1 model.width=3", "model.width: no such setting; there are: entry, mean, std, weights; a setting of "
-                                              "your own class needs a plus, +model.width=..."),
+    ("certify OWN noise_std=1 model.breadth=3", "model.breadth: no such setting; there are: entry, mean, std, weights; a setting "
+                                                "of your own class needs a plus, +model.breadth=..."),
     ("certify model=torchscript dataset=digits noise_std=1", "model.file: expected a value, which has no default; set"),
     ("certify model=torchscript model.file=w.pth model.weights=w.pth dataset=digits noise_std=1", "model.weights: expected null"),
     ("train model=torchvision", "model.name: expected a value, which has no default; set model.name=..."),

@@ -116,6 +116,17 @@ def test_the_torus_is_exact_where_nothing_is_padded_away() -> None:
     assert gram_norm(mapped(blocks, (1, 6, 8), [0.5])) == pytest.approx(6, rel=1e-6)
 
 
+@pytest.mark.parametrize("tall", [True, False])
+def test_the_torus_leaves_room_for_what_is_padded(tall: bool) -> None:
+    """A line of pixels under a kernel that adds up to zero: on a torus without the padding it would meet itself and vanish."""
+    turn = (lambda pair: pair) if tall else (lambda pair: pair[::-1])
+    layer, shape = nn.Conv2d(1, 1, turn((3, 1)), padding=turn((2, 0))), (1, *turn((1, 5)))
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.0, -2.0, 1.0]).view(layer.weight.shape))
+    assert gram_norm(mapped(layer, shape, [1.0])) == pytest.approx(math.sqrt(6), rel=1e-12)
+    assert math.sqrt(6) <= torus_norm(mapped(layer, shape, [1.0])) <= 4
+
+
 def test_images_of_a_real_size_take_the_torus_and_it_is_tight() -> None:
     torch.manual_seed(0)
     pixels = mapped(nn.Conv2d(3, 16, 7, stride=2, padding=3), (3, 96, 96))

@@ -20,6 +20,10 @@ PLANS = {
     "integer_grid": ("noise=integer_grid", "samples=200", "certificate=[neyman_pearson,neyman_pearson_linf]"),
     "laplace": ("noise=laplace", "samples=200", "certificate=[laplace_l1]", "certificate.laplace_l1.bounds=runner_up"),
     "uniform": ("noise=uniform", "samples=200", "certificate=[uniform_l1]"),
+    "first_layer": ("smoothing.layer=first", "noise_std=1.5", "samples=500", "certificate=[neyman_pearson,neyman_pearson_linf]"),
+    "softmax": ("samples=400", "failure_probability=0.05", "certificate=[pixeldp_softmax,pixeldp]"),
+    "soft_layer": ("smoothing.layer=first", "noise_std=1.5", "samples=400", "failure_probability=0.05",
+                   "certificate=[pixeldp_softmax,neyman_pearson]"),
     "anytime": ("sampling=anytime", "samples=3000", "certificate=[neyman_pearson,renyi]", "sampling.tolerance=0.3"),
 }
 

@@ -18,7 +18,8 @@ def verdict(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", [
-    "fixed", "single", "sequential", "label_aware", "integer_grid", "laplace", "uniform", "anytime"])
+    "fixed", "single", "sequential", "label_aware", "integer_grid", "laplace", "uniform", "anytime", "first_layer", "softmax",
+    "soft_layer"])
 def test_what_the_package_makes_is_proven_by_its_votes(runs, name, capsys):
     code, out = verdict(runs[name], capsys)
     assert code == 0, out
@@ -36,6 +37,16 @@ def test_what_was_changed_afterwards_is_caught(copied, name, change, capsys):
     assert code == 1, out
     assert CHANGES[change] in out
     assert out.splitlines()[-1] == "FAIL"
+
+
+@pytest.mark.parametrize("change", [tampering.radius_times_1_01, tampering.bounds_raised, tampering.majority_changed,
+                                    tampering.prediction_changed, tampering.largest_radius_changed, tampering.votes_moved,
+                                    tampering.noise_changed], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", ["softmax", "first_layer"])
+def test_what_was_changed_in_runs_of_other_kinds_is_caught(copied, name, change, capsys):
+    run = copied(name)
+    change(run)
+    assert verdict(run, capsys)[0] == 1
 
 
 @pytest.mark.parametrize("change", SEQUENTIAL, ids=lambda change: change.__name__)

@@ -15,12 +15,13 @@ SCRIPTS = Path(verify_bounds.__file__).parent
 
 
 def test_it_shares_no_code_with_the_package():
-    for name in ("verify_certificates", "verify_files", "verify_bounds"):
+    for name in ("verify_certificates", "verify_files", "verify_bounds", "verify_layer", "verify_scores"):
         tree = ast.parse((SCRIPTS / f"{name}.py").read_text())
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert {name.split(".")[0] for name in names} <= {
-            "__future__", "csv", "json", "sys", "pathlib", "numpy", "scipy", "mpmath", "verify_bounds", "verify_files"}
+            "__future__", "csv", "json", "sys", "pathlib", "numpy", "scipy", "mpmath", "verify_bounds", "verify_files",
+            "verify_layer", "verify_scores"}
 
 
 def test_its_clopper_pearson_bound_is_the_beta_quantile():

@@ -28,6 +28,7 @@ from robust_cli.smoothing.plans.plan import (
     Votes,
     check_selection,
     check_votes,
+    check_votes_only,
     others,
 )
 
@@ -78,6 +79,7 @@ class Anytime:
                classes: int) -> AnytimeCourse:
         """Raises UserError for a certificate that insists on intervals of its own, Wrong for choices that do not go together."""
         check(0.0 < failure_probability < 1.0, "failure_probability", "a number in (0, 1)", failure_probability)
+        check_votes_only(certificates, "anytime")
         for name, made in certificates.items():
             check_choices(made.bounds, made.interval, made.multiplicity)
             if made.interval != "clopper_pearson":

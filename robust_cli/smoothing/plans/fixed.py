@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from robust_cli.certificates import confidence
-from robust_cli.certificates.certificate import BOUNDS, Certificate, check_choices
+from robust_cli.certificates.certificate import BOUNDS, Certificate, check_choices, scores_of
 from robust_cli.messages import UserError, check
+from robust_cli.smoothing.plans import expected
 from robust_cli.smoothing.plans.plan import (
     Array,
     Bounds,
@@ -144,10 +145,15 @@ class FixedCourse(OfAnyRadius):
     def bounds(self, certificate_name: str, votes: Votes) -> Bounds:
         """`Fixed.bounds` as the certificate wants them."""
         made = self.certificates[certificate_name]
+        if scores_of(made) == "softmax":
+            return expected.bounds(votes, self.plan.samples, self.selection, self.failure_probability, made.bounds, made.interval)
         return self.plan.bounds(votes, self.failure_probability, made.bounds, made.interval, made.multiplicity)
 
     def largest_radius(self, certificate_name: str) -> float:
-        """The radius of unanimous votes."""
+        """The radius of unanimous votes, each of a softmax of 1."""
+        if scores_of(self.certificates[certificate_name]) == "softmax":
+            unanimous = expected.unanimous(self.plan.samples, self.selection, self.classes)
+            return float(self.radius(certificate_name, self.bounds(certificate_name, unanimous))[0])
         return self.plan.largest_radius(self.certificates[certificate_name], self.failure_probability, self.noise_std,
                                         self.classes)
 

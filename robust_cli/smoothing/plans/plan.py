@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from robust_cli.certificates.certificate import Certificate
+from robust_cli.certificates.certificate import Certificate, scores_of
 from robust_cli.messages import UserError, check
 
 Counts = NDArray[np.int64]
@@ -27,16 +27,28 @@ CHUNK = 64
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Softmax per image and class over the draws of the votes, float64 [N, K]: sums and sums of squares of the estimation
+    draws, sums of the selection draws."""
+
+    total: Array
+    squares: Array
+    selection: Array | None = None
+
+
+@dataclass(frozen=True)
 class Votes:
     """Votes per image and class, int64 [N, K]: those that bound the probabilities and, apart, those that select the class.
 
-    ``level`` (int64 [N]) and ``stopped`` are what each image's trail said at its end, for the plans that need them.
+    ``level`` (int64 [N]) and ``stopped`` are what each image's trail said at its end, for the plans that need them; ``scores``
+    are there where a certificate wants them.
     """
 
     estimation: Counts
     selection: Counts | None = None
     level: Counts | None = None
     stopped: Sequence[str] | None = None
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +203,14 @@ def others(values: NDArray[np.generic], predicted: Counts, least: float) -> NDAr
     copy = values.copy()
     np.put_along_axis(copy, predicted[:, None], least, axis=1)
     return copy
+
+
+def check_votes_only(certificates: Mapping[str, Certificate], plan: str) -> None:
+    """Raise UserError for certificates of expected softmax, whose bounds hold at one number of draws fixed beforehand."""
+    for name, made in certificates.items():
+        if scores_of(made) != "votes":
+            raise UserError(f"certificate.{name}.scores: expected votes with sampling={plan}, got {scores_of(made)}, whose "
+                            "bounds hold at one number of draws fixed beforehand: set sampling=fixed for it")
 
 
 def check_votes(votes: NDArray, draws: int | Sequence[int], purpose: str) -> None:

@@ -18,7 +18,16 @@ import numpy as np
 from robust_cli.certificates.certificate import Certificate
 from robust_cli.messages import UserError, check
 from robust_cli.smoothing.plans.crossing import fewest_draws
-from robust_cli.smoothing.plans.plan import Array, Bounds, Counts, Votes, boundaries, check_selection, check_votes
+from robust_cli.smoothing.plans.plan import (
+    Array,
+    Bounds,
+    Counts,
+    Votes,
+    boundaries,
+    check_selection,
+    check_votes,
+    check_votes_only,
+)
 from robust_cli.smoothing.plans.table import Step, Table, table
 
 SELECTION = 128
@@ -79,6 +88,7 @@ class Sequential:
                classes: int) -> SequentialCourse:
         """Raises UserError for certificates of a runner-up's bound, and where so few draws can prove no radius of the table."""
         check(0.0 < failure_probability < 1.0, "failure_probability", "a number in (0, 1)", failure_probability)
+        check_votes_only(certificates, "sequential")
         check(0.0 < noise_std < math.inf, "noise_std", "a finite number > 0", noise_std)
         for name, made in certificates.items():
             if made.bounds != "two_class" or made.interval != "clopper_pearson":
