@@ -27,6 +27,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     from robust_cli.datasets.subsets import choose
     from robust_cli.models.classifier import parameters_count
     from robust_cli.models.weights import save
+    from robust_cli.regimes.adversary import told
     from robust_cli.reporting import results
     from robust_cli.training.estimate import estimated_seconds
     from robust_cli.training.evaluation import accuracy
@@ -47,6 +48,8 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     say(f"  images: {len(train)} to train (subset {config.subset}), {len(validation) if validation else 0} to validate, "
         f"{len(test)} to test; {settings.epochs} epochs of batches of {settings.batch_size}; "
         f"device: {subject.describe_device(device)}; seed {config.seed}")
+    if attacked := told(regime):
+        say(f"  {attacked}")
     subject.record(folder, config, device, train)
     how: dict[str, Any] = {"seed": config.seed, "device": device, "precision": config.precision, "augment": dataset.augment}
     say(f"  about {duration(estimated_seconds(model, regime, train, settings, **how))} for all epochs")
@@ -86,5 +89,5 @@ def _conclude(folder: RunFolder, result: FitResult, right: float, images: int, n
         ["training images (a sample)", f"{100 * result.train_accuracy:.1f} %"]])
     say(f"run: {folder}")
     if not noise_std:
-        say("trained without noise: certify has to be told which noise to smooth it with")
+        say("trained without noise: to certify it smoothed all the same, say with which (robust certify noise_std=0.25)")
     say(f"next: {after_training(folder, noise_std)}")

@@ -166,10 +166,10 @@ def listing(names: Sequence[str], folders: Sequence[Path]) -> str:
 
 
 def _group_lines(group: str, found: dict[str, Path]) -> list[str]:
-    lines = [group]
+    lines, width = [group], max(20, *map(len, found))
     for name, file in found.items():
         text, source = summary(file)
-        lines.append(f"  {name:<20} {text}" + (f"  [{source}]" if source else ""))
+        lines.append(f"  {name:<{width}} {text}" + (f"  [{source}]" if source else ""))
     return [*lines, ""]
 
 

@@ -22,7 +22,7 @@ from robust_cli.composing.catalogue import targets
 from robust_cli.composing.explain import Stop, explain
 from robust_cli.composing.final import absolute_paths, check_some, config_folders, final, plain_of, typed_overrides
 from robust_cli.composing.given import REGIME
-from robust_cli.composing.names import PARTS, chosen
+from robust_cli.composing.names import PARTS, chosen, safe
 from robust_cli.composing.resuming import latest_unfinished
 from robust_cli.composing.saved_run import load_run
 from robust_cli.messages import UserError
@@ -99,7 +99,14 @@ def _run_folder(config: DictConfig) -> str:
             raise UserError(f"hydra.run.dir={typed}: expected a new or empty folder; to go on with the run in it: resume={typed}")
         Path(typed).mkdir(parents=True, exist_ok=True)
         return typed
-    return str(_named(command, dict(whole.choices)))
+    return str(_named(command, dict(whole.choices) | _attacked(config, whole)))
+
+
+def _attacked(config: DictConfig, whole: DictConfig) -> dict[str, str]:
+    """The regime with the attack that was typed for it (attack@regime.attack=pgd_l2), to tell runs apart that differ in it."""
+    if not any(override.lstrip("+").startswith("attack@regime.attack=") for override in typed_overrides(config.hydra)):
+        return {}
+    return {"regime": f"{whole.choices.regime}_{safe(str(config.hydra.runtime.choices['attack@regime.attack']))}"}
 
 
 def _shared_folder(config: DictConfig) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from robust_cli.messages import UserError
+from robust_cli.models.standardisation import Standardisation
 
 AFFINE = (nn.Conv2d, nn.Linear)
 
@@ -50,6 +51,7 @@ def first_layer(model: nn.Module, wanted_by: str) -> FirstLayer:
     affine = layers[begin] if len(layers) > begin + 1 else None
     if not isinstance(affine, AFFINE):
         found = "none after it" if affine is None else type(affine).__name__
+        way_out = "set model.standardise=false (cnn_carlini) or " if isinstance(affine, Standardisation) else ""
         raise UserError(f"{wanted_by}: expected a model whose first layer is a convolution or dense, followed by others, found "
-                        f"{found}; take one of `robust list model`")
+                        f"{found}; {way_out}take one of `robust list model`")
     return FirstLayer(normalisation, layers[0] if begin else None, affine, layers[begin + 1 :])

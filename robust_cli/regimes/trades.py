@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from robust_cli.attacks.norms import Norm
 from robust_cli.attacks.pgd import ascend, step_length
 from robust_cli.messages import check
-from robust_cli.regimes.adversary import step_draws, victim
+from robust_cli.regimes.adversary import check_budget, check_reach, step_draws, victim
 from robust_cli.regimes.batch import Batch, Losses, Progress
 from robust_cli.regimes.stability import stability_term
 
@@ -67,12 +67,11 @@ class Trades:
 
     def __post_init__(self) -> None:
         check(self.norm in (Norm.linf, Norm.l2), "norm", "linf or l2", self.norm)
-        check(0 <= self.budget < math.inf, "budget", "a number >= 0, pixel units", self.budget)
+        check_budget(self.budget, self.norm)
         check(self.steps >= 1, "steps", "a whole number >= 1", self.steps)
         if self.step_size is not None:
             check(0 < self.step_size < math.inf, "step_size", "a number > 0, or null", self.step_size)
-            check(self.steps * self.step_size >= 1, "step_size", f"null or at least 1 / steps, {1 / self.steps:g}: less does not "
-                  "reach the ball's edge", self.step_size)
+            check_reach(self.steps, self.step_size)
         check(0 <= self.weight < math.inf, "weight", "a number >= 0", self.weight)
         check(self.distance in DISTANCES, "distance", " or ".join(DISTANCES), self.distance)
         check(0 <= self.budget_warmup <= 1, "budget_warmup", "a share of the steps in [0, 1]", self.budget_warmup)

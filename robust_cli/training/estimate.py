@@ -16,27 +16,37 @@ from robust_cli.training.hardware import arithmetic, chosen_precision
 from robust_cli.training.schedules import optimizer_for
 from robust_cli.training.settings import Precision, Training
 
-_STEPS = 4  # the first warms up and is not counted
+_OTHERS = 3  # steps timed after the first, which warms up
+_ENOUGH = 5.0  # seconds that timing may take before it makes do with what it has
 
 
 def estimated_seconds(model: torch.nn.Module, regime: Regime, train: Images, settings: Training, *, seed: int,
                       device: torch.device, precision: Precision, augment: str) -> float:
     """Seconds that `fit` will spend on its steps (early stopping, compilation and evaluation aside); nothing is changed.
 
-    The median of three timed steps times the steps planned. Good to a factor, not to a percent.
+    From a few timed steps on batches of the largest size, those in which the regime renews something (its ``update_every``) and
+    others, each as often as they come; expensive ones are timed once. Good to a factor, not to a percent.
     """
     model = copy.deepcopy(model).to(device).to(memory_format=layout(settings)).train()
     regime, feed = copy.deepcopy(regime), Feed(train, settings, seed, device, augment, copies_of(regime))
-    optimizer, arithmetics, times = optimizer_for(model.parameters(), settings), chosen_precision(precision, device), []
-    state = torch.random.get_rng_state()
-    for step, batch in enumerate(itertools.islice(itertools.cycle(feed.batches(0)), _STEPS)):
+    optimizer, arithmetics = optimizer_for(model.parameters(), settings), chosen_precision(precision, device)
+    total, every = settings.epochs * feed.steps, int(getattr(regime, "update_every", 1))
+    state, times = torch.random.get_rng_state(), dict[int, float]()
+    batches = itertools.cycle(itertools.islice(feed.batches(0), max(1, feed.count // settings.batch_size)))
+    for step, batch in zip((0, every, *range(1, _OTHERS + 1)), batches, strict=False):
         start = time.perf_counter()
         with arithmetic(arithmetics, device):
-            loss = regime.loss(model, batch, Progress(step, 0, settings.epochs * feed.steps, seed)).total
+            loss = regime.loss(model, batch, Progress(step, 0, total, seed)).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         loss.detach().cpu()  # waits for the device
-        times.append(time.perf_counter() - start)
+        times[step] = time.perf_counter() - start  # step 0 warms up, and is overwritten where every step is alike
+        if sum(times.values()) > _ENOUGH:
+            break
     torch.random.set_rng_state(state)
-    return statistics.median(times[1:]) * settings.epochs * feed.steps
+    due = times.get(every, times[0])
+    others = [seconds for step, seconds in times.items() if step % every] or [due]
+    a_step = due / every + statistics.median(others) * (1 - 1 / every) if every > 1 else statistics.median(
+        [seconds for step, seconds in times.items() if step > 0] or [times[0]])
+    return a_step * total

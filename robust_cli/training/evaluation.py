@@ -10,6 +10,7 @@ from robust_cli.regimes.batch import Batch, Progress, Regime
 from robust_cli.runs.console import Track
 from robust_cli.runs.streams import key64
 
+_FEW = 100  # steps in which no model has learned much
 _SHARE = 0.1  # a class is known when it is predicted for at least this share of its own number of images
 
 
@@ -52,10 +53,19 @@ def sample(images: Images, count: int = 1000) -> Images:
     return images.select(positions, images.subset)
 
 
-def collapse(predicted: torch.Tensor, labels: torch.Tensor) -> str | None:
-    """What to say when the predictions for training images (int64 [N]) look collapsed, else None.
+def advice(regime: Regime) -> str:
+    """What of a regime's settings may have led to a collapse."""
+    ways = ["lower the regime's weight"] if getattr(regime, "weight", None) else []
+    ways += ["let the budget grow (regime.budget_warmup=0.5)"] if getattr(regime, "budget", None) else []
+    ways += ["let the noise grow (regime.noise_warmup=0.5)"] if hasattr(regime, "noise_warmup") else []
+    return ", ".join([*ways, "lower training.learning_rate, or start from trained weights (training.init_from=<run>)"])
 
-    Collapsed is: fewer than half of the labels' classes are known (of two: one), or hardly more is right than by chance.
+
+def collapse(predicted: torch.Tensor, labels: torch.Tensor, regime: Regime, steps: int) -> str | None:
+    """What to say when the predictions for training images (int64 [N]) look collapsed after so many steps, else None.
+
+    Collapsed is: fewer than half of the labels' classes are known (of two: one), or hardly more is right than by chance. After
+    less than `_FEW` steps that is how training begins.
     """
     present, counts = labels.unique(return_counts=True)
     times = torch.bincount(predicted, minlength=int(labels.max()) + 1)[present]
@@ -63,6 +73,7 @@ def collapse(predicted: torch.Tensor, labels: torch.Tensor) -> str | None:
     right = float((predicted == labels).double().mean())
     if classes == 1 or not (2 * known < max(classes, 3) or right < min(1.5 / classes, 0.55)):
         return None
-    return (f"the model has collapsed: it knows {known} of {classes} classes ({right:.1%} of the training images right, "
-            f"chance is {1 / classes:.1%}); lower the regime's weight or training.learning_rate, or start from trained "
-            "weights (training.init_from=<run>)")
+    seen = f"it knows {known} of {classes} classes ({right:.1%} of the training images right, chance is {1 / classes:.1%})"
+    if steps < _FEW:
+        return f"the model has hardly learned anything in {steps} step(s): {seen}; train for longer (training.epochs)"
+    return f"the model has collapsed: {seen}; {advice(regime)}"

@@ -64,7 +64,7 @@ def _result(trainer: Trainer) -> FitResult:
     model, size, device = trainer.model, trainer.settings.batch_size, trainer.device
     labels = trainer.sample.labels.cpu()
     predicted = predictions(model, trainer.sample, size, device)
-    warning = collapse(predicted, labels)
+    warning = collapse(predicted, labels, trainer.regime, trainer.step)
     if warning:
         say(f"warning: {warning}")
     held = trainer.validation

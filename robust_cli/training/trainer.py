@@ -152,7 +152,7 @@ class Trainer:
     def _warn_early(self, predicted: torch.Tensor, labels: torch.Tensor) -> None:
         """Once, after a quarter of the epochs: whoever waits should know that there is nothing to wait for."""
         if not self.warned and not self.done and self.epoch >= max(2, self.settings.epochs / 4):
-            found = collapse(predicted, labels)
+            found = collapse(predicted, labels, self.regime, self.step)
             self.warned = found is not None
             if found:
                 say(f"warning, epoch {self.epoch} of {self.settings.epochs}: {found}")

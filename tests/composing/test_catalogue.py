@@ -91,6 +91,16 @@ def test_list_shows_all_choices_and_their_keys(robust):
         catalogue.listing(["attack/pgd_l3"], [CONF])
 
 
+@pytest.mark.parametrize("group", catalogue.groups([CONF]))
+def test_the_lines_of_a_group_begin_in_one_column(group):
+    found = catalogue.choices(group, [CONF])
+    lines = catalogue.listing([group], [CONF]).splitlines()[1:]
+    columns = {line.index(catalogue.summary(file)[0], 2 + len(name))
+               for line, (name, file) in zip(lines, found.items(), strict=True)}
+    assert len(columns) == 1
+    assert columns.pop() > 2 + max(map(len, found))
+
+
 @pytest.mark.parametrize(("command", "groups", "others"), [
     ("train", ["dataset", "model", "regime", "cluster", "experiment"], ["certificate", "attack"]),
     ("certify", ["dataset", "model", "sampling", "certificate", "cluster"], ["attack", "regime"]),

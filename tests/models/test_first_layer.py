@@ -9,6 +9,7 @@ from torch import nn
 from robust_cli.messages import UserError
 from robust_cli.models.classifier import classifier
 from robust_cli.models.cnn7 import Cnn7
+from robust_cli.models.cnn_carlini import CnnCarlini
 from robust_cli.models.cnn_mnist import CnnMnist
 from robust_cli.models.cnn_small import CnnSmall
 from robust_cli.models.first_layer import first_layer
@@ -96,6 +97,13 @@ def test_another_kind_of_model_is_refused_in_one_line(network: nn.Module, found:
     with pytest.raises(UserError, match=rf"^regime=moment: expected .*found {found}; take one of") as caught:
         first_layer(classifier(network, [0.5, 0.5], [0.5, 0.5]), "regime=moment")
     assert "\n" not in str(caught.value)
+
+
+def test_of_a_model_that_standardises_it_says_the_setting() -> None:
+    shape = (1, 16, 16)
+    assert first_layer(classifier(CnnCarlini(shape, 3), [0.5], [0.5]), "regime=moment").flatten is None
+    with pytest.raises(UserError, match=r"^regime=moment: .*found Standardisation; set model\.standardise=false"):
+        first_layer(classifier(CnnCarlini(shape, 3, standardise=True), [0.5], [0.5]), "regime=moment")
 
 
 def test_a_model_without_our_normalisation_is_refused() -> None:

@@ -11,14 +11,22 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
-from toy_victims import curved
+from toy_victims import Affine, curved
 from watching import PROGRESS, batch, learnt, shown, watched
 
+from robust_cli.attacks.auto_pgd import AutoPgd
+from robust_cli.attacks.deepfool import DeepFool
+from robust_cli.attacks.fast_gradient import FastGradient
+from robust_cli.attacks.fmn import Fmn
 from robust_cli.attacks.pgd import Pgd
 from robust_cli.attacks.second_order import SecondOrder
+from robust_cli.messages import Wrong
 from robust_cli.models.classifier import frozen
 from robust_cli.regimes.adversarial import Adversarial
+from robust_cli.regimes.adversary import told
 from robust_cli.regimes.logit_pairing import LogitPairing
+from robust_cli.regimes.sgr import StructuredGradient
+from robust_cli.regimes.standard import Standard
 from robust_cli.regimes.trades import Trades
 
 PGD = Pgd(norm="linf", steps=4, random_start=True)
@@ -68,9 +76,10 @@ def test_draws_are_keyed_by_seed_and_step(name: str) -> None:
 
 
 def test_random_starts_of_other_steps_are_others() -> None:
-    """A step so small that the walk stays where it began: another place of the ball at each step."""
-    regime, images = Adversarial(Pgd(norm="linf", steps=1, step_size=1e-6, random_start=True), 0.1), batch()
-    starts = [shown(regime, curved(), images, replace(PROGRESS, step=step)) - images.images for step in range(8)]
+    """On a model without slopes the walk stays where it began: another place of the ball at each step."""
+    regime, images, flat = Adversarial(Pgd(norm="linf", steps=1, random_start=True), 0.1), batch(), Affine()
+    torch.nn.init.zeros_(flat.weight)
+    starts = [shown(regime, flat, images, replace(PROGRESS, step=step)) - images.images for step in range(8)]
     pairs = torch.corrcoef(torch.stack(starts).flatten(1)) - torch.eye(8)
     assert pairs.abs().max() < 5 / 96 ** 0.5
     assert float(torch.stack(starts).std()) == pytest.approx(0.2 / 12 ** 0.5, rel=0.1)
@@ -151,3 +160,60 @@ def test_the_weights_gradient_is_that_of_the_formula_with_the_adversarial_images
         slope = (value(along(model, directions, 1e-5)) - value(along(model, directions, -1e-5))) / 2e-5
         found = sum((g.double() * d).sum() for g, d in zip(gradients, directions, strict=True))
         torch.testing.assert_close(found, slope, rtol=1e-4, atol=1e-5)
+
+
+def sgr(attack: Any, budget: float | None) -> StructuredGradient:
+    return StructuredGradient(perturbations="attack", attack=attack, budget=budget)
+
+
+def trades(attack: Any, budget: float) -> Trades:
+    return Trades(norm=attack.norm, budget=budget, steps=attack.steps, step_size=attack.step_size)
+
+
+KINDS: dict[str, Callable[[Any, float], Any]] = {
+    "adversarial": Adversarial, "logit pairing": LogitPairing, "sgr": sgr, "trades": trades}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@every_kind
+def test_a_budget_in_linf_is_at_most_1_and_one_in_l2_may_be_larger(kind: str) -> None:
+    for budget in (1.001, 8.0, float("inf"), float("nan")):
+        with pytest.raises(Wrong, match=r"^budget: expected a number in \[0, 1\] .*8/255 is 0\.0314\), got") as caught:
+            KINDS[kind](Pgd(norm="linf"), budget)
+        assert caught.value.name == "budget"
+    assert KINDS[kind](Pgd(norm="linf"), 1.0).budget == 1
+    assert KINDS[kind](Pgd(norm="l2"), 8.0).budget == 8
+    with pytest.raises(Wrong, match=r"^budget: "):
+        KINDS[kind](Pgd(norm="l2"), float("inf"))
+
+
+@every_kind
+def test_steps_that_do_not_reach_the_balls_edge_are_refused_with_a_way_out(kind: str) -> None:
+    """Madry's 0.01 is one of pixels: of a budget, 40 of it are 0.4."""
+    for steps, size in ((40, 0.01), (10, 1 / 30), (1, 0.99)):
+        with pytest.raises(Wrong, match=f"at least 1 / steps, {1 / steps:g}, ") as caught:
+            KINDS[kind](Pgd(norm="linf", steps=steps, step_size=size), 0.3)
+        name = "step_size" if kind == "trades" else "attack.step_size"
+        assert caught.value.name == name
+        assert f"set regime.{name}=null" in str(caught.value)
+    for steps, size in ((40, 1 / 30), (49, 1 / 49), (30, 0.0333333), (7, float(f"{1 / 7:g}")), (10, None)):
+        KINDS[kind](Pgd(norm="linf", steps=steps, step_size=size), 0.3)
+
+
+def test_a_step_size_in_pixels_is_not_taken_for_a_share_of_the_budget() -> None:
+    assert sgr(Fmn(steps=10, step_size=0.01), None).budget is None
+
+
+@pytest.mark.parametrize(("regime", "line"), [
+    (Adversarial(Pgd(norm="linf", steps=10), 0.3), "pgd in linf, 10 steps, budget 0.3"),
+    (Adversarial(AutoPgd(norm="l2", steps=1), 2.0), "auto pgd in l2, 1 step, budget 2"),
+    (LogitPairing(FastGradient(), 8 / 255), "fast gradient in linf, budget 0.0313725"),
+    (sgr(DeepFool(), None), "deep fool in l2, 50 steps, the closest example"),
+    (Trades(), "trades in linf, 40 steps, budget 0.3"), (Trades(norm="l2", budget=2), "trades in l2, 40 steps, budget 2")])
+def test_a_regime_tells_what_it_attacks_with(regime: Any, line: str) -> None:
+    assert told(regime) == f"adversarial images: {line}"
+
+
+@pytest.mark.parametrize("regime", [Standard(), StructuredGradient(), LogitPairing(pairs="clean", clean_weight=1.0)])
+def test_a_regime_without_attack_tells_nothing(regime: Any) -> None:
+    assert told(regime) is None

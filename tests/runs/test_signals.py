@@ -37,12 +37,17 @@ def test_a_signal_stops_at_once(number: int, name: str, code: int) -> None:
 @pytest.mark.parametrize("number", LISTENED)
 def test_deferred_work_is_saved_first_and_only_where_it_says(number: int) -> None:
     done: list[str] = []
-    with pytest.raises(Stopped), listening(), deferred() as here:
-        here(lambda: done.append("saved without a signal"))
-        ask(number)
-        done.append("went on to the end of the step")
-        here(lambda: done.append("saved"))
-        done.append("went on after saving")
+
+    def work() -> None:
+        with listening(), deferred() as here:
+            here(lambda: done.append("saved without a signal"))
+            ask(number)
+            done.append("went on to the end of the step")
+            here(lambda: done.append("saved"))
+            done.append("went on after saving")
+
+    with pytest.raises(Stopped):
+        work()
     assert done == ["went on to the end of the step", "saved"]
 
 
@@ -74,9 +79,10 @@ def test_a_launchers_handler_is_called_after_the_work_is_saved_and_decides() -> 
 
 def test_what_was_there_is_put_back_and_an_ignored_signal_stays_ignored() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    with pytest.raises(Stopped), listening():
+    with listening():
         ask(signal.SIGUSR2)
-        ask(signal.SIGTERM)
+        with pytest.raises(Stopped):
+            ask(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGUSR2) is signal.SIG_IGN
 

@@ -8,6 +8,9 @@ from small_problem import network, stripes
 from torch import nn
 
 from robust_cli.messages import UserError
+from robust_cli.regimes.stability import Stability
+from robust_cli.regimes.standard import Standard
+from robust_cli.regimes.trades import Trades
 from robust_cli.training.evaluation import accuracy, collapse, predictions, sample
 from robust_cli.training.hardware import chosen_device, chosen_precision
 from robust_cli.training.settings import Device, Precision
@@ -61,11 +64,11 @@ def _known(classes: int) -> torch.Tensor:
     (LABELS, False), (_known(5), False), (_known(4), True), (_known(1), True), ((LABELS + 1) % 10, True),
     (torch.where(torch.arange(1000) < 60, LABELS, _known(4)), True)])  # a few stray predictions are no knowledge
 def test_collapse_of_ten_classes(predicted: torch.Tensor, collapsed: bool) -> None:
-    assert (collapse(predicted, LABELS) is not None) == collapsed
+    assert (collapse(predicted, LABELS, Standard(), 1000) is not None) == collapsed
 
 
 def test_collapse_says_how_far() -> None:
-    text = collapse(_known(3), LABELS)
+    text = collapse(_known(3), LABELS, Standard(), 1000)
     assert text is not None
     assert "3 of 10 classes" in text
     assert "30.0%" in text
@@ -73,11 +76,27 @@ def test_collapse_says_how_far() -> None:
     assert "training.init_from" in text
 
 
+def test_the_advice_names_settings_that_the_regime_has_and_a_beginning_is_no_collapse() -> None:
+    for regime, named, not_named in ((Stability(weight=5.0), "the regime's weight", "budget"),
+                                     (Standard(), "learning_rate", "weight,"),
+                                     (Trades(), "regime.budget_warmup=0.5", "noise_warmup")):
+        text = collapse(_known(3), LABELS, regime, 1000)
+        assert text is not None
+        assert "has collapsed" in text
+        assert named in text
+        assert not_named not in text
+    early = collapse(_known(3), LABELS, Stability(weight=5.0), 7)
+    assert early is not None
+    assert "hardly learned anything in 7 step(s)" in early
+    assert "weight" not in early
+
+
 def test_collapse_of_two_classes_and_of_one() -> None:
     labels = torch.arange(100) % 2
-    assert collapse(torch.zeros(100, dtype=torch.int64), labels) is not None
-    assert collapse(torch.where(torch.arange(100) < 30, 1 - labels, labels), labels) is None  # 70 % right, both classes
-    assert collapse(torch.zeros(9, dtype=torch.int64), torch.zeros(9, dtype=torch.int64)) is None
+    assert collapse(torch.zeros(100, dtype=torch.int64), labels, Standard(), 1000) is not None
+    right = torch.where(torch.arange(100) < 30, 1 - labels, labels)
+    assert collapse(right, labels, Standard(), 1000) is None  # 70 % right, both classes
+    assert collapse(torch.zeros(9, dtype=torch.int64), torch.zeros(9, dtype=torch.int64), Standard(), 1000) is None
 
 
 def test_auto_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

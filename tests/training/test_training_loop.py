@@ -18,7 +18,7 @@ from robust_cli.regimes.noise_augmentation import NoiseAugmentation
 from robust_cli.regimes.stability import Stability
 from robust_cli.regimes.standard import Standard
 from robust_cli.runs.folder import RunFolder
-from robust_cli.training import trainer
+from robust_cli.training import evaluation, trainer
 from robust_cli.training.estimate import estimated_seconds
 from robust_cli.training.settings import Keep, Optimizer, Precision, Schedule, Training
 
@@ -245,7 +245,9 @@ def test_weights_that_are_not_finite_are_not_saved(run: Run) -> None:
         run("a", Training(epochs=5, batch_size=50), Root([1.0], [1.0] * 10))
 
 
-def test_a_collapsed_model_is_noticed_early_and_at_the_end(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_collapsed_model_is_noticed_early_and_at_the_end(run: Run, capsys: pytest.CaptureFixture[str],
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "_FEW", 4)  # of this run's 16 steps
     settings = Training(epochs=4, batch_size=16, learning_rate=1e-30)
     model = network()
     with torch.no_grad():
