@@ -7,10 +7,11 @@ iteration, which comes from below. So a norm that is too small is refused, one t
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from verify_bounds import Bad
 
 BELOW = 1e-9
+DENSE = 4096  # pixels up to which the whole matrix is made where the iteration does not converge
 
 
 def stretch(weight, said, shape):
@@ -27,10 +28,21 @@ def stretch(weight, said, shape):
     def gram(flat):
         return (back(forward(flat.reshape(shape) / std)) / std).ravel()
     if pixels < 3:
-        return float(np.linalg.norm(np.stack([gram(e) for e in np.eye(pixels)]), 2) ** 0.5)
+        return dense(gram, pixels)
     operator = LinearOperator((pixels, pixels), matvec=gram, dtype=float)
     start = np.random.default_rng(0).standard_normal(pixels)
-    return float(eigsh(operator, 1, which="LA", v0=start, return_eigenvectors=False, tol=1e-11)[0] ** 0.5)
+    try:
+        found = eigsh(operator, 1, which="LA", v0=start, return_eigenvectors=False, tol=1e-11)[0]
+    except ArpackError as error:
+        if pixels > DENSE:
+            raise Bad(f"first_layer.npy: its largest singular value cannot be verified ({error})") from error
+        return dense(gram, pixels)
+    return float(max(found, 0.0) ** 0.5)
+
+
+def dense(gram, pixels):
+    """The same of the whole matrix."""
+    return float(np.linalg.norm(np.stack([gram(e) for e in np.eye(pixels)]), 2) ** 0.5)
 
 
 def convolution(weight, how, shape):

@@ -99,7 +99,9 @@ def voting(config: DictConfig, subject: Subject, place: Place) -> Decide:
     counter = NoisyVotes(place.after, subject.classes, noise, config.seed, subject.device, config.precision.value)
 
     def decide(images: Any, indices: Any, purpose: str) -> Any:
-        return counter.decide(place.each(images), indices, purpose, config.decision_votes)
+        points = place.each(images)
+        place.admit(points, config.noise_std)
+        return counter.decide(points, indices, purpose, config.decision_votes)
 
     return decide
 

@@ -72,7 +72,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     todo = [block for block in collection.remaining() if block.index not in others]
     whose = f" (this process: {len(todo)} of {len(indices)} images)" if process.size > 1 else ""
     scores = scoring.log(folder, made, subject.classes, process.size)
-    counting = Counting(subject, place, where, Tally(own, subject.classes), collection, todo, whose, scores)
+    counting = Counting(subject, place, where, Tally(own, subject.classes), collection, todo, whose, scores, made.noise.noise_std)
     seconds = counting.run(counter) if todo else 0.0
     process.wait()
     if not process.leads:
@@ -112,6 +112,7 @@ class Counting:
     todo: list[Block]
     whose: str = ""  # of several processes, which images are counted here
     scores: ScoreLog | None = None  # where softmax scores are kept, too
+    noise_std: float = 0.0
     rate: float = 0.0  # draws per second
     done: int = 0  # images
     drawn: int = 0
@@ -119,7 +120,9 @@ class Counting:
     def image(self, index: int) -> torch.Tensor:
         """What the noise is added to: the image, float32 [C, H, W] in [0, 1], or the first layer's output of it."""
         position = self.where[index]
-        return self.place.each(self.subject.images.float(slice(position, position + 1)))[0]
+        point = self.place.each(self.subject.images.float(slice(position, position + 1)))
+        self.place.admit(point, self.noise_std)
+        return point[0]
 
     def run(self, counter: NoisyVotes) -> float:
         """Count to the end, and the seconds that took; what was counted is kept whatever happens."""

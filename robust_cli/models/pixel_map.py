@@ -20,7 +20,7 @@ class PixelMap(nn.Module):
     Images float32 [n, C, H, W] to [n, *outputs], outputs [C', H', W'] after a convolution and [features, 1, 1] after a dense
     layer. It is computed in float64 and rounded once to float32, so what an image gives depends on no other image, on no
     number of threads and on no precision of the model. That rounding is the only difference to an affine map: less than 6e-8
-    of each output's size.
+    of each output's size, which is harmless as long as the noise is far larger (`smoothing.place.Place.admit`).
     """
 
     mean: torch.Tensor

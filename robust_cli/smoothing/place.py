@@ -28,6 +28,8 @@ from robust_cli.models.pixel_map import PixelMap
 from robust_cli.smoothing.noises import ROUNDED
 
 LAYERS = ("input", "first")
+_ROUNDING = 1e-3  # of the largest logit, by which two orders of computing the same may differ in float32
+_SWALLOWED = 1e-3  # of the noise: the most that float32's rounding of what it is added to may be
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ class Place:
     def each(self, images: torch.Tensor) -> torch.Tensor:
         """`before` of detached images, each by itself, so that none depends on how many there are."""
         return torch.cat([self.before(image) for image in images.split(1)]) if len(images) else self.before(images)
+
+    def admit(self, points: torch.Tensor, noise_std: float) -> None:
+        """Raise UserError where float32 would swallow noise of this size at the points: draws that are all alike would certify
+        anything. Images in [0, 1] are looked after by the least noise that there is."""
+        largest = float(points.abs().max())
+        if self.layer == "first" and largest * 2**-24 > _SWALLOWED * noise_std:
+            raise UserError("noise_std: expected noise that float32 can add to the first layer's output, whose size is "
+                            f"{largest:.3g}, got {noise_std:g}; take a larger one, or smoothing.layer=input")
 
     @property
     def words(self) -> str:
@@ -101,7 +111,27 @@ def place_of(model: nn.Module, layer: Enum | str | None, shape: tuple[int, ...])
     if not 0 < norm < float("inf"):
         raise UserError(f"{wanted_by}: expected a first layer with weights that are numbers and not all zero, found one whose "
                         f"operator norm is {norm:g}; train again")
-    return Place("first", before, after.eval(), norm)
+    place = Place("first", before, after.eval(), norm)
+    _check_same(place, model, shape, wanted_by)
+    return place
+
+
+@torch.no_grad()
+def _check_same(place: Place, model: nn.Module, shape: tuple[int, ...], wanted_by: str) -> None:
+    """Raise UserError unless the parts one after the other are the model: whatever else its forward does (another scaling,
+    hooks, weights made in the layer's own forward) would be in neither, and radii those of another function."""
+    images = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)).to(next(model.parameters()).device)
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    with torch.autocast(images.device.type, enabled=False):
+        expected, found = model(images), place.after(place.each(images))
+    for part, mode in modes:
+        part.training = mode
+    apart = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+    if not apart <= _ROUNDING * float(expected.abs().max().clamp_min(1e-12)):
+        raise UserError(f"{wanted_by}: expected a model that is its normalisation, its first layer and its other layers one "
+                        "after the other, found one that computes something else (a forward of its own, or hooks); set "
+                        "smoothing.layer=input")
 
 
 def _itself(images: torch.Tensor) -> torch.Tensor:

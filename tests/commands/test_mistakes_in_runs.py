@@ -98,14 +98,14 @@ def test_after_an_attack_comes_the_certificate_and_after_a_base_attack_the_repor
     assert following(base) == f"robust report {base.folder.path.relative_to(workplace)}"
 
 
-def test_own_configs_are_named_again_and_so_is_missing_noise(workplace: Path) -> None:
+def test_own_configs_are_named_again_and_what_has_no_noise_is_attacked(workplace: Path) -> None:
     (workplace / "own configs" / "model").mkdir(parents=True)
     (workplace / "own configs" / "own_net.py").write_text(NET)
     (workplace / "own configs" / "model" / "own.yaml").write_text("_target_: own_net.Net\n")
     trained = robust("train", "-cd", "own configs", "model=own", "regime=standard", "training.epochs=1", "subset=first:100")
     run = trained.folder.path.relative_to(workplace)
-    assert following(trained) == f"robust certify run={run} noise_std=0.25 -cd 'own configs'"
-    assert robust(*shlex.split(following(trained))[1:], *SMALL).code == 0
+    assert following(trained) == f"robust attack run={run} -cd 'own configs'"
+    assert robust(*shlex.split(following(trained))[1:], *SHORT, "subset=first:2").code == 0
 
 
 def test_budgets_that_no_attack_uses_are_said(workplace: Path, trained: RunFolder) -> None:

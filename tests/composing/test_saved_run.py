@@ -156,5 +156,6 @@ def test_a_regime_of_the_users_own(robust, monkeypatch):
     assert "trust=[my_code_for_robust.Mine]" in robust("certify", "run=latest", "noise_std=0.5").err
     robust.done("certify", "run=latest", "noise_std=0.5", "-cd", "my configs")
     robust.done("certify", "run=latest", "noise_std=0.5", "trust=[my_code_for_robust.Mine]")
-    assert "mine                 Mine  [myself]" in robust("list", "regime", "-cd", "my configs").out
+    listed = robust("list", "regime", "-cd", "my configs").out.splitlines()
+    assert ["mine", "Mine", "[myself]"] in [line.split() for line in listed]
     assert "mine" in robust("train", "--help", "-cd", "my configs").out

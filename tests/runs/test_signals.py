@@ -77,6 +77,18 @@ def test_a_launchers_handler_is_called_after_the_work_is_saved_and_decides() -> 
     assert heard == ["saved", signal.SIGUSR2, signal.SIGUSR2]
 
 
+def test_a_launchers_signal_does_not_make_the_first_forgotten() -> None:
+    heard: list[object] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))  # one that goes on
+    with listening(), deferred() as here:
+        ask(signal.SIGUSR2)
+        ask(signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+        with pytest.raises(Stopped):
+            here(lambda: heard.append("saved"))
+    assert heard == [signal.SIGTERM, "saved"]
+
+
 def test_what_was_there_is_put_back_and_an_ignored_signal_stays_ignored() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     with listening():

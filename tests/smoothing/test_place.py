@@ -243,3 +243,50 @@ def test_linf_radii_count_the_pixels_and_not_the_outputs() -> None:
                      make_noise("gaussian", NOISE), ALPHA)
     course = made.course(SHAPE, 2, place_of(case.model, "first", SHAPE).operator_norm)
     assert course.largest_radius("np") == pytest.approx(course.largest_radius("l2") / math.sqrt(72), rel=1e-9)
+
+
+class Scaling(Layers):
+    """A forward of its own around the layers: fifty times steeper than they are."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(50 * (images - 0.5))
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that makes its weights in its own forward."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(images, 20 * (self.weight - self.weight.mean((1, 2, 3), keepdim=True)), self.bias)
+
+
+def hooked() -> nn.Module:
+    convolution = nn.Conv2d(2, 3, 3)
+    convolution.register_forward_hook(lambda layer, inputs, output: 9 * output)
+    return convolution
+
+
+@pytest.mark.parametrize("network", [
+    lambda: Scaling([nn.Conv2d(2, 3, 3)], torch.randn(48), 0.1), lambda: Layers([Standardised(2, 3, 3)], torch.randn(48), 0.1),
+    lambda: Layers([hooked()], torch.randn(48), 0.1)], ids=["its own forward", "weights made in the layer", "a hook"])
+def test_a_model_that_is_more_than_its_parts_is_refused(network: Callable[[], nn.Module]) -> None:
+    """Its radii would be those of another function, up to fifty times too large."""
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match="expected a model that is its normalisation, its first layer and its other") as e:
+        place_of(classifier(network(), [0.5] * 2, STD).eval(), "first", SHAPE)
+    assert "\n" not in str(e.value)
+
+
+def test_noise_that_float32_would_swallow_is_refused() -> None:
+    """At outputs of 1e5 neighbours are 0.008 apart: draws of noise 0.001 are all alike and would certify anything."""
+    torch.manual_seed(0)
+    model = classifier(Layers([nn.Conv2d(2, 3, 3)], torch.randn(48), 0.1), [0.5] * 2, STD).eval()
+    fine, image = place_of(model, "first", SHAPE), torch.rand(1, *SHAPE)
+    fine.admit(fine.each(image), 0.001)
+    with torch.no_grad():
+        dict(model.named_parameters())["network.layers.0.bias"].fill_(1e5)
+    far = place_of(model, "first", SHAPE)
+    point = far.each(image)
+    assert float(((point + 0.001 * torch.randn(1000, *point.shape[1:])) != point).double().mean()) < 0.01
+    with pytest.raises(UserError, match="noise_std: expected noise that float32 can add to the first layer's output"):
+        far.admit(point, 0.001)
+    far.admit(point, 10.0)

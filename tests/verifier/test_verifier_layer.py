@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import verify_certificates
 import verify_layer
+from scipy.sparse.linalg import ArpackNoConvergence
 from tampering import change_json, change_rows
 from verify_bounds import Bad
 
@@ -129,3 +130,18 @@ def test_its_norm_is_the_largest_singular_value(std: list[float]) -> None:
     assert verify_layer.stretch(dense, {"std": std, "convolution": None}, SHAPE) == pytest.approx(truth, rel=1e-12)
     with pytest.raises(Bad, match="not those of these images"):
         verify_layer.stretch(np.full_like(weight, np.nan), {"std": std, "convolution": HOW}, SHAPE)
+
+
+def test_where_the_iteration_does_not_converge_the_whole_matrix_is_taken_or_nothing_is_verified(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, said = np.random.default_rng(0).standard_normal((3, 2, 3, 2)), {"std": [1.0], "convolution": HOW}
+    iterated = verify_layer.stretch(weight, said, SHAPE)
+    assert verify_layer.stretch(np.zeros_like(weight), said, SHAPE) == 0
+
+    def never(*_: Any, **__: Any) -> None:
+        raise ArpackNoConvergence("no convergence", np.empty(0), np.empty((0, 0)))
+    monkeypatch.setattr(verify_layer, "eigsh", never)
+    assert verify_layer.stretch(weight, said, SHAPE) == pytest.approx(iterated, rel=1e-9)
+    monkeypatch.setattr(verify_layer, "DENSE", 3)
+    with pytest.raises(Bad, match="cannot be verified"):
+        verify_layer.stretch(weight, said, SHAPE)

@@ -18,6 +18,7 @@ from robust_cli.messages import UserError
 from robust_cli.reporting.estimates import estimate
 from robust_cli.reporting.lines.facets import TRAINING, of_model
 from robust_cli.reporting.lines.titles import titles
+from robust_cli.reporting.reading.about import noise_layer
 from robust_cli.reporting.reading.load import Attacked
 from robust_cli.reporting.tables import EMPTY, Table, percent
 from robust_cli.runs.folder import RunFolder
@@ -26,7 +27,7 @@ _NOTE = ("Accuracy on the adversarial images in %, with one standard error: righ
          "answers; columns: the model on which the images were made. *: white box, the images were made on this very model.")
 _WORDED = 5  # columns with words above them
 _Model = tuple[dict[str, Any], dict[str, Any] | None]  # its about.json, and the settings of its training where they are known
-Target = tuple[str, str, str]  # a classifier that answers: fingerprint, base or smoothed, noise
+Target = tuple[str, str, str, str, str]  # a classifier that answers: fingerprint, base or smoothed, noise, its kind, its place
 
 
 @dataclass
@@ -68,7 +69,8 @@ def transfer_tables(runs: Sequence[Attacked]) -> list[Table]:
 
 def _target(run: Attacked) -> Target:
     about = run.about
-    return str(about["model_fingerprint"]), str(about.get("classifier")), str(about.get("noise_std") or "")
+    kind, place = (str(about.get("noise") or "gaussian"), noise_layer(about)) if about.get("noise_std") else ("", "")
+    return str(about["model_fingerprint"]), str(about.get("classifier")), str(about.get("noise_std") or ""), kind, place
 
 
 def _transfers(runs: Sequence[Attacked]) -> dict[tuple[str, str, str, float], _Matrix]:
@@ -87,7 +89,7 @@ def _transfers(runs: Sequence[Attacked]) -> dict[tuple[str, str, str, float], _M
 
 def _white_boxes(matrix: _Matrix, runs: Sequence[Attacked]) -> None:
     """Add the runs' own outcomes of the same attack and budget, where their model takes part in the matrix."""
-    part = {*matrix.columns, *(fingerprint for fingerprint, _, _ in matrix.rows)}
+    part = {*matrix.columns, *(target[0] for target in matrix.rows)}
     for run in runs:
         target = _target(run)
         if target[0] not in part or run.about.get("dataset") != matrix.dataset or matrix.attack not in run.own:
@@ -143,7 +145,13 @@ def _row_titles(rows: Sequence[Target], titles: dict[str, str]) -> dict[Target, 
     """As the columns', with the kind of classifier where the rows are not all of one kind."""
     if len({row[1:] for row in rows}) <= 1:
         return {row: titles[row[0]] for row in rows}
-    return {row: f"{titles[row[0]]}, {row[1]}" + (f" {row[2]}" if row[2] else "") for row in rows}
+    return {row: f"{titles[row[0]]}, {_answering(*row[1:])}" for row in rows}
+
+
+def _answering(classifier: str, noise: str, kind: str, place: str) -> str:
+    """A kind of classifier in words; Gaussian noise on the image goes without saying."""
+    unusual = f" {kind}" * (kind not in ("", "gaussian")) + f" in the {place} layer" * (place not in ("", "input"))
+    return f"{classifier} {noise}".rstrip() + unusual
 
 
 def _table(matrix: _Matrix, models: dict[str, _Model], several: bool) -> Table:

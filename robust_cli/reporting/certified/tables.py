@@ -13,15 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 from robust_cli.reporting.certified import accuracy as certified
 from robust_cli.reporting.certified import levels
 from robust_cli.reporting.estimates import Estimate
-from robust_cli.reporting.lines.facets import noise_layer
 from robust_cli.reporting.lines.line import Line
 from robust_cli.reporting.lines.of_runs import certified_lines
+from robust_cli.reporting.reading.about import noise_layer, of_votes
 from robust_cli.reporting.reading.load import Certified
 from robust_cli.reporting.tables import EMPTY, Table, average_radius, number, percent, radius
 
 _MOST = 14  # columns of radii, but for more runs with a table of their own than that
 _PREDICTION = ("Prediction: the class by the binomial test of the two top votes (Algorithm 1 of Cohen et al. 2019) at the same "
                "failure probability is right; undecided: the test names no class. Over all images; – where a run holds none.")  # noqa: RUF001
+_PROVEN = ("Prediction of lines of the expected softmax: the class that the bounds prove to have the largest is right; "
+           "undecided: they prove none.")
+_MEANS = "Natural, for lines of the expected softmax: the class of the largest mean softmax."
 SPREAD = ("± is the standard error over the images; for a line of several seeds, the standard deviation over the seeds. "
           "0.0 at 0 % or 100 % means that the images show no exception, not that there is none.")
 EACH_ROW = "Each row's radius holds at its own failure probability over the sampling, not jointly with the others."
@@ -135,12 +138,17 @@ def accuracy_table(lines: Sequence[Line[Certified]], radii: ArrayLike) -> Table:
                  (("natural", s.natural), ("abstention", s.abstention), ("average radius", s.average_radius))]
     notes = [SPREAD, "Certified accuracy at r: right, not abstained, radius at least r (at 0: more than 0), over all images. "
              "Natural: the majority of the estimation votes. Average radius: wrong and abstained images count 0."]
+    notes += [_MEANS] * any(map(_of_softmax, lines))
     if any(line.about.get("discount") is not None for line in lines):
         notes.append("'times 0.95' multiplies certified accuracy by the confidence, as STN (Li et al. 2019) reports it.")
     columns = ["", "images", "natural %", "abstains %", *(f"r = {r:.6g}" for r in radii), "average radius"]
     norm = lines[0].norm
     return Table(named("certified_accuracy", norm), f"Certified accuracy in % by {norm} radius", pd.DataFrame(data), columns,
                  rows, [*notes, *levels.notes(lines, radii), *published_notes(lines)])
+
+
+def _of_softmax(line: Line[Certified]) -> bool:
+    return not of_votes(line.about, line.part)
 
 
 def _row(line: Line[Certified], quantity: str, e: Estimate, at: float = math.nan) -> dict[str, object]:
@@ -177,7 +185,8 @@ def certificates_table(lines: Sequence[Line[Certified]]) -> Table:
                "undecided %"]
     return Table("provable_radii", "What the certificates can prove", pd.DataFrame(data), columns, rows,
                  [EACH_ROW, "False: expected number and 99.9 % quantile of wrong certificates among one run's images.",
-                  _PREDICTION, *[levels.UNMEASURED] * any(map(levels.label_aware, lines)), *_statements(lines)])
+                  _PREDICTION, *[_PROVEN] * any(map(_of_softmax, lines)),
+                  *[levels.UNMEASURED] * any(map(levels.label_aware, lines)), *_statements(lines)])
 
 
 def _plain(value: object) -> str:

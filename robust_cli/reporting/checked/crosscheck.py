@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from robust_cli.messages import UserError
-from robust_cli.reporting.lines.facets import noise_layer
+from robust_cli.reporting.reading.about import noise_layer, of_votes
 from robust_cli.reporting.reading.load import DERIVED, Attacked, Certified
 from robust_cli.smoothing.plans.plan import false_certificates
 
@@ -86,7 +86,7 @@ def same_classifier(certified: Certified, attacked: Attacked) -> bool:
 
 def check(certified: Certified, certificate: str, attacks: Sequence[Attacked]) -> Check:
     """Hold one certificate of a run against attack runs on the same smoothed classifier."""
-    if certified.about.get("certificates", {}).get(certificate, {}).get("scores", "votes") != "votes":
+    if not of_votes(certified.about, certificate):
         return Check(certificate, 0, 0, (), 0, 0, 0, of_votes=False)
     rows = certified.of(certificate)
     rows = rows[(rows["predicted"] >= 0) & (rows["radius"] > 0)].set_index("index")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from robust_cli.reporting.reading.about import noise_layer, of_votes
 from robust_cli.reporting.reading.load import DERIVED, Attacked, Certified, Run
 
 Facets = dict[str, str]
@@ -17,11 +18,6 @@ _SAID_ELSEWHERE = ("name", "samples", "selection_samples", "label_aware", "_targ
 def words(pairs: Iterable[tuple[str, object, str]]) -> Facets:
     """(name, value, form) each, without those that have no value."""
     return {key: form.format(value) for key, value, form in pairs if value is not None and value != ""}
-
-
-def noise_layer(about: dict[str, Any]) -> str:
-    """Where the noise enters: 'input', or the name of the layer after which it is added."""
-    return str((about.get("smoothing") or {}).get("layer") or "input")
 
 
 def of_training(training: dict[str, Any] | None) -> Facets:
@@ -80,6 +76,7 @@ def of_certificate(run: Certified, name: str) -> Facets:
         ("noise", about.get("noise", "gaussian"), "{} noise"), ("sampling", plan.get("name", "fixed"), "{} sampling"),
         ("label_aware", "label-aware" if about.get("label_aware") else None, "{}"),
         ("shard", about.get("shard"), "shard {}"), ("norm", run.norm(name), "{}"),
+        ("scores", None if of_votes(about, name) else "expected softmax", "{}"),
         ("certificate", name, "{}"), ("bounds", str(bounds).replace("_", "-"), "{}"),
         ("interval", own.get("interval"), "{} interval"), ("multiplicity", own.get("multiplicity"), "multiplicity: {}"),
         ("samples", about.get("samples"), "n = {}" if plan.get("name", "fixed") == "fixed" else "n at most {}"),

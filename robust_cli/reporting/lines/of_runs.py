@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from robust_cli.reporting.attacked import accuracy as robust
-from robust_cli.reporting.lines.facets import noise_layer, of_attack, of_certificate, words
+from robust_cli.reporting.lines.facets import of_attack, of_certificate, words
 from robust_cli.reporting.lines.line import WORST, Line, R
 from robust_cli.reporting.lines.titles import named
+from robust_cli.reporting.reading.about import noise_layer, of_votes
 from robust_cli.reporting.reading.load import Attacked, Certified
 
 _ONE_TARGET = ("model_fingerprint", "classifier", "noise_std", "decision_votes", "precision", "subset", "seed")
@@ -33,9 +34,12 @@ def _published(runs: Sequence[Certified], ours: Sequence[Line[Certified]]) -> li
         facets = words((key, run.about.get(key), form) for key, form in (
             ("dataset", "{}"), ("noise_std", "noise {}"), ("samples", "n = {}"),
             ("failure_probability", "failure probability {}")))
+        layer = noise_layer(run.about)
         facets |= words((("noise", run.about.get("noise"), "{} noise"),
                          ("sampling", (run.about.get("sampling") or {}).get("name"), "{} sampling"),
-                         ("label_aware", "label-aware" if run.about.get("label_aware") else None, "{}")))
+                         ("noise_layer", None if layer == "input" else layer, "noise in the {} layer"),
+                         ("label_aware", "label-aware" if run.about.get("label_aware") else None, "{}"),
+                         ("scores", None if of_votes(run.about, run.names[0]) else "expected softmax", "{}")))
         title = _shortest(run.folder.path, [other.folder.path for other in runs if other is not run])
         found.append(Line(title, run.names[0], (run,), (run.of(run.names[0]),), facets, str(run.folder.path),
                           run.norm(run.names[0]), families + k, kinds + k))

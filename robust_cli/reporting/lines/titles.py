@@ -10,8 +10,8 @@ from robust_cli.reporting.lines.line import AnyLine, Line, R
 
 # Facets shown whenever they differ, in this order, and then a regime's settings that differ between lines of that regime; every
 # other facet is shown only where it is needed to tell lines apart.
-_ALWAYS = ("dataset", "model", "regime", "classifier", "noise", "noise_std", "noise_layer", "sampling", "label_aware", "attack",
-           "certificate", "bounds")
+_ALWAYS = ("dataset", "model", "regime", "classifier", "noise", "noise_std", "noise_layer", "sampling", "label_aware", "scores",
+           "attack", "certificate", "bounds")
 _OF_THE_PART = ("attack", "certificate", "norm", "bounds", "interval", "multiplicity")
 _USUAL = (None, "gaussian noise", "fixed sampling")
 _LISTED = 6  # numbers of a list that a title shows in full

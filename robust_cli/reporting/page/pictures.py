@@ -19,6 +19,7 @@ from robust_cli.reporting.figures import Picture
 from robust_cli.reporting.lines.line import AnyLine, Line
 from robust_cli.reporting.lines.titles import in_common
 from robust_cli.reporting.measured import measurements
+from robust_cli.reporting.reading.about import of_votes
 from robust_cli.reporting.reading.load import Attacked, Certified, Runs
 from robust_cli.reporting.trained.curves import loss_figure, training_figure
 from robust_cli.reporting.trained.table import training_titles
@@ -66,8 +67,9 @@ def _certified_caption(lines: Sequence[Line[Certified]]) -> str:
 
 
 def _combined(name: str, certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> list[Picture]:
-    """For each smoothed classifier that was certified and attacked, both in one picture."""
-    found = []
+    """For each smoothed classifier that was certified and attacked, both in one picture; attacks are decided by votes, so no
+    certificate of the expected softmax, which is another classifier's."""
+    found, certificates = [], [line for line in certificates if of_votes(line.about, line.part)]
     for k, family in enumerate(dict.fromkeys(line.family for line in certificates)):
         mine = [line for line in certificates if line.family == family]
         against = [a for a in attacks if any(same_classifier(r, s) for line in mine for r in line.runs for s in a.runs)]

@@ -13,6 +13,7 @@ from robust_cli.reporting.certified import tables as certified_tables
 from robust_cli.reporting.certified.tables import SPREAD
 from robust_cli.reporting.lines.line import Line
 from robust_cli.reporting.published.printed import published
+from robust_cli.reporting.reading.about import noise_layer, of_votes
 from robust_cli.reporting.reading.load import Certified
 from robust_cli.reporting.tables import Table, percent
 
@@ -20,11 +21,12 @@ STN = "STN (Li et al. 2019), Table 1"
 
 
 def beside_ours(lines: Sequence[Line[Certified]]) -> Table | None:
-    """STN's certified accuracies with ours at the same radius, for data sets where one of our regimes is among its methods."""
+    """STN's certified accuracies with ours at the same radius, for data sets where one of our regimes is among its methods; of
+    ours those of its classifier alone, decided by votes under noise on the image."""
     rows, data, shown = [], [], []
     for dataset, printed in published("stn_table1").groupby("dataset", sort=False):
         ours = [line for line in lines if line.about.get("dataset") == dataset and line.norm == "l2"
-                and not line.about.get("published")]
+                and not line.about.get("published") and of_votes(line.about, line.part) and noise_layer(line.about) == "input"]
         methods = {str(m).split()[0] for m in printed["method"]}
         if not any(line.about.get("regime") in methods for line in ours):
             continue

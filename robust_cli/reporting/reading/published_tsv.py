@@ -31,7 +31,7 @@ _NEEDED = COLUMNS[:-1]
 _FULL = 12  # significant digits from which rounding no longer matters
 _EXACT = 18  # significant digits: a decimal cut off there is nearer to its float than to any other
 CERTIFICATE = "published"
-_ABOVE_ZERO = 1e-9  # of noise_std: the radius that stands for "more than 0"
+_ABOVE_ZERO = 1e-9  # of the noise in pixel units: the radius that stands for "more than 0"
 
 
 def write_tsv(table: pd.DataFrame, path: Path, seconds: pd.Series | Mapping[int, float] | None = None) -> None:
@@ -89,7 +89,9 @@ def read_tsv(path: Path, said: Said = Said()) -> Certified:
              "noise": said.noise, "sampling": {"name": said.sampling}, "comparable": said.comparable is not False,
              "label_aware": bool(said.label_aware), "radii": said.radii, "model_fingerprint": None,
              "remarks": [*remarks, *doubts], "doubts": doubts,
-             "certificates": {CERTIFICATE: {"norm": norm, "largest_radius": None if math.isnan(ceiling) else ceiling}}}
+             "smoothing": {"layer": said.noise_layer, "operator_norm": said.operator_norm} if said.noise_layer else None,
+             "certificates": {CERTIFICATE: {"norm": norm, "largest_radius": None if math.isnan(ceiling) else ceiling,
+                                            "scores": said.scores or "votes"}}}
     return Certified(RunFolder(path), about, {"file": str(path)}, table)
 
 
@@ -149,7 +151,7 @@ def _remarks(said: Said, radii: np.ndarray, texts: Sequence[str]) -> tuple[list[
     above, bound = said.ceiling(), " by the two-class bound" * (said.largest_radius is None)
     doubts = [f"holds a radius of {radii.max():g}, above the {shown(above)} that {said.samples} unanimous votes prove{bound}: "
               "either these settings are not its own, or its radii do not hold."
-              ] * bool(radii.max() > above * (1 + 1e-9) + rounding + _ABOVE_ZERO * (said.noise_std or 0.0))
+              ] * bool(radii.max() > above * (1 + 1e-9) + rounding + _ABOVE_ZERO * np.nan_to_num(said.pixel_noise()))
     return [*found, *["data set not said: not paired."] * (said.dataset is None)], doubts
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from robust_cli.certificates import confidence, neyman_pearson
 from robust_cli.messages import UserError
+from robust_cli.reporting.reading.about import noise_layer, of_votes
 from robust_cli.runs.folder import write_json
 
 
@@ -19,11 +20,13 @@ from robust_cli.runs.folder import write_json
 class Said:
     """What is known of a published file besides its rows; None: not known.
 
-    noise_std in pixel units, samples: number of estimation draws (of a plan that stops by itself the most), failure_probability:
-    of each image's certificate, dataset: our name of the data set whose test images idx counts. Of our own files also the kind of
-    noise, the norm of the radii, the name of the sampling plan; comparable: False where radii are levels of a table, radii: that
-    table; label_aware: whether images were skipped (predict -1) because their class was wrong; largest_radius: what unanimous
-    votes prove; exact: True where no radius was rounded.
+    noise_std in pixel units, or, where noise_layer is not the input, in units of that layer's output, which moves by at most
+    operator_norm times as much as the image; scores: softmax where the class is that of the largest expected softmax, else votes;
+    samples: number of estimation draws (of a plan that stops by itself the most), failure_probability: of each image's
+    certificate, dataset: our name of the data set whose test images idx counts. Of our own files also the kind of noise, the norm
+    of the radii, the name of the sampling plan; comparable: False where radii are levels of a table, radii: that table;
+    label_aware: whether images were skipped (predict -1) because their class was wrong; largest_radius: what unanimous votes
+    prove; exact: True where no radius was rounded.
     """
 
     noise_std: float | None = None
@@ -38,18 +41,27 @@ class Said:
     radii: list[float] | None = None
     largest_radius: float | None = None
     exact: bool | None = None
+    noise_layer: str | None = None
+    operator_norm: float | None = None
+    scores: str | None = None
+
+    def pixel_noise(self) -> float:
+        """The size of the noise in pixel units, of which the radii are; NaN if not known."""
+        if self.noise_std is None or (self.noise_layer not in (None, "input") and self.operator_norm is None):
+            return math.nan
+        return self.noise_std / (self.operator_norm or 1.0)
 
     def ceiling(self) -> float:
-        """What so many votes can prove at most: as said, or noise_std Phi^-1(failure_probability^(1 / samples)) for an l2 radius
-        of Gaussian noise; NaN if not known."""
+        """What so many votes can prove at most: as said, or noise_std / operator_norm Phi^-1(failure_probability^(1 / samples))
+        for an l2 radius of Gaussian noise; NaN if not known."""
         if self.largest_radius is not None:
             return self.largest_radius
-        if self.noise not in (None, "gaussian") or self.norm not in (None, "l2"):
+        if self.noise not in (None, "gaussian") or self.norm not in (None, "l2") or self.scores not in (None, "votes"):
             return math.nan
-        if self.noise_std is None or self.samples is None or self.failure_probability is None:
+        if math.isnan(self.pixel_noise()) or self.samples is None or self.failure_probability is None:
             return math.nan
         p1 = confidence.lower(self.samples, self.samples, self.failure_probability)
-        return float(neyman_pearson.radius(p1, 1.0 - p1, self.noise_std))
+        return float(neyman_pearson.radius(p1, 1.0 - p1, self.pixel_noise()))
 
 
 def write_sidecar(path: Path, about: Mapping[str, Any], certificate: str, plan: Mapping[str, Any]) -> None:
@@ -61,7 +73,14 @@ def write_sidecar(path: Path, about: Mapping[str, Any], certificate: str, plan: 
         "noise": about.get("noise", "gaussian"), "norm": own.get("norm", "l2"),
         "sampling": (about.get("sampling") or {}).get("name", "fixed"), "comparable": comparable,
         "label_aware": bool(about.get("label_aware")), "radii": None if comparable else plan.get("radii"),
-        "largest_radius": own.get("largest_radius"), "exact": True})
+        "largest_radius": own.get("largest_radius"), "exact": True, **_unusual(about, certificate)})
+
+
+def _unusual(about: Mapping[str, Any], certificate: str) -> dict[str, Any]:
+    """Of the smoothed classifier what is not as nearly everywhere: the place of the noise, and what is asked of the draws."""
+    layer, norm = noise_layer(about), (about.get("smoothing") or {}).get("operator_norm")
+    placed = {} if layer == "input" else {"noise_layer": layer, "operator_norm": norm}
+    return placed if of_votes(about, certificate) else {**placed, "scores": about["certificates"][certificate]["scores"]}
 
 
 def _sidecar(path: Path) -> Path:
@@ -105,6 +124,8 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str, Callable[[Any], bool]]] = {
     "norm": ((str,), "l1, l2 or linf", ("l1", "l2", "linf").__contains__),
     "sampling": ((str,), "a name", bool), "comparable": ((bool,), "true or false", _any),
     "label_aware": ((bool,), "true or false", _any), "exact": ((bool,), "true or false", _any),
+    "noise_layer": ((str,), "a name", bool), "scores": ((str,), "votes or softmax", ("votes", "softmax").__contains__),
+    "operator_norm": ((int, float), "a number > 0", lambda value: 0 < value < math.inf),
     "largest_radius": ((int, float), "a number >= 0", lambda value: 0 <= value < math.inf),
     "radii": ((list,), "increasing numbers >= 0", lambda value: _increasing(value))}
 

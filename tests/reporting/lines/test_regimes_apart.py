@@ -96,7 +96,7 @@ def test_the_expected_softmax_has_a_line_of_its_own_and_votes_say_nothing_of_it(
     folder.write_about(about)
     run = load([folder.path]).certified[0]
     lines = certified_lines([run], [])
-    assert [line.title for line in lines] == ["pixeldp", "pixeldp_softmax"]
+    assert [line.title for line in lines] == ["pixeldp", "expected softmax, pixeldp_softmax"]
     assert certified_tables.certificates_table(lines).data["scores"].tolist() == ["votes", "softmax"]
     found = check(run, "pixeldp_softmax", [])
     assert (found.compared, found.holds, found.proves) == (0, True, False)
