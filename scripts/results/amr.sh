@@ -5,15 +5,8 @@
 #   scripts/results/amr.sh DIR [train_standard ...]     run folders and the report go to DIR; of the runs only those named
 set -euo pipefail
 out=${1:?name a folder for the runs: scripts/results/amr.sh DIR}; shift
-only=" $* "
-robust=${ROBUST:-robust}
-
-run() {  # command folder settings...: a new run, or what is left of the one in that folder
-  local command=$1 name=$2 folder=$out/$2; shift 2
-  [[ $only == "  " || $only == *" $name "* ]] || return 0
-  if [ -e "$folder/config.yaml" ]; then $robust "$command" resume="$folder"
-  else $robust "$command" hydra.run.dir="$folder" "$@"; fi
-}
+only=$*
+source "$(dirname "${BASH_SOURCE[0]}")/resumable.sh"
 
 common="dataset=mnist subset=first:10000 model=lenet precision=bf16 training.epochs=15 training.batch_size=100"
 runs=(standard)
@@ -34,7 +27,7 @@ done
 for name in "${runs[@]}"; do
   run attack "gnr_$name" run="$out/train_$name" classifier=base 'attack=[]' measure=noise_robustness subset=every:5
 done
-if [ "$only" = "  " ]; then
+if [ -z "$only" ]; then
   rm -rf "$out/report"
   $robust report "$out"/train_* "$out"/gnr_* --output "$out/report"
 fi

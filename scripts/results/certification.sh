@@ -5,14 +5,8 @@
 set -euo pipefail
 out=${1:?name a folder for the runs: scripts/results/certification.sh DIR MNIST_RUNS}
 mnist=${2:?name the folder of scripts/results/mnist.sh: scripts/results/certification.sh DIR MNIST_RUNS}
-robust=${ROBUST:-robust}
+source "$(dirname "${BASH_SOURCE[0]}")/resumable.sh"
 python=${PYTHON:-python}
-
-run() {  # command folder settings...: a new run, or what is left of the one in that folder
-  local command=$1 folder=$out/$2; shift 2
-  if [ -e "$folder/config.yaml" ]; then "$robust" "$command" resume="$folder"
-  else "$robust" "$command" hydra.run.dir="$folder" "$@"; fi
-}
 
 run train train_cifar dataset=cifar10 model=cnn_small regime=noise_augmentation regime.noise_std=0.25 training.epochs=12 training.learning_rate=0.002
 

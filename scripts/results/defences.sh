@@ -5,13 +5,7 @@
 #   scripts/results/defences.sh DIR     run folders and the report go to DIR
 set -euo pipefail
 out=${1:?name a folder for the runs: scripts/results/defences.sh DIR}
-robust=${ROBUST:-robust}
-
-run() {  # command folder settings...: a new run, or what is left of the one in that folder
-  local command=$1 folder=$out/$2; shift 2
-  if [ -e "$folder/config.yaml" ]; then $robust "$command" resume="$folder"
-  else $robust "$command" hydra.run.dir="$folder" "$@"; fi
-}
+source "$(dirname "${BASH_SOURCE[0]}")/resumable.sh"
 
 common="dataset=mnist model=cnn_small training.epochs=5 training.learning_rate=0.002"
 run train train_standard      $common regime=standard

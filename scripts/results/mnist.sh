@@ -4,13 +4,7 @@
 #   scripts/results/mnist.sh DIR        run folders and the report go to DIR
 set -euo pipefail
 out=${1:?name a folder for the runs: scripts/results/mnist.sh DIR}
-robust=${ROBUST:-robust}
-
-run() {  # command folder settings...: a new run, or what is left of the one in that folder
-  local command=$1 folder=$out/$2; shift 2
-  if [ -e "$folder/config.yaml" ]; then "$robust" "$command" resume="$folder"
-  else "$robust" "$command" hydra.run.dir="$folder" "$@"; fi
-}
+source "$(dirname "${BASH_SOURCE[0]}")/resumable.sh"
 
 common="dataset=mnist training.epochs=40 training.learning_rate=0.002"
 run train train_stability          $common model=cnn_small regime=stability regime.noise_std=0.5 regime.weight=2
@@ -30,5 +24,5 @@ run train   train_lenet   dataset=mnist model=lenet regime=stability regime.nois
 run certify certify_lenet run="$out/train_lenet" subset=every:100
 
 rm -rf "$out/report"
-"$robust" report "$out"/train_{stability,noise_augmentation,standard} "$out"/certify_{stability,noise_augmentation,standard} \
+$robust report "$out"/train_{stability,noise_augmentation,standard} "$out"/certify_{stability,noise_augmentation,standard} \
   "$out"/attack_{standard,stability} --output "$out/report"
