@@ -140,7 +140,7 @@ def test_the_report_shows_both_as_curves_that_compare(whole: RunFolder) -> None:
     assert table["interval"].tolist() == ["clopper_pearson", "empirical_bernstein"]
     curve = pd.read_csv(next(Path("outputs").glob("*/*_report*/certified_accuracy.csv")))
     assert curve["comparable"].all()
-    assert set(curve["line"]) == {"pixeldp", "pixeldp_softmax"}
+    assert set(curve["line"]) == {"pixeldp", "expected softmax, pixeldp_softmax"}
 
 
 def test_any_gaussian_certificate_may_be_of_expected_softmax(workplace: Path, trained: RunFolder) -> None:
