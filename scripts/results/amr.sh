@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # AMR's comparison on MNIST (docs/results/amr.md): LeNet on 10,000 images by plain training, by fixed noisy copies (2, 6, 11 and 21
-# folds, at equal epochs and at equal steps) and by the analytic mean; accuracy and robustness to Gaussian noise of each. Hours on
+# folds, at equal epochs and at equal steps) and by the analytic mean; accuracy and robustness to Gaussian noise of each. An hour on
 # two cores; stopped anywhere, the same command goes on. Needs the data: ROBUST_DATA=DIR with MNIST/raw.
 #   scripts/results/amr.sh DIR [train_standard ...]     run folders and the report go to DIR; of the runs only those named
 set -euo pipefail
