@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from robust_cli.composing.catalogue import targets
 from robust_cli.composing.final import config_folders
 from robust_cli.messages import UserError
+from robust_cli.reporting.reading.about import noise_layer
 from robust_cli.runs.folder import RunFolder, shown
 
 _OTHER = {"certify": "attack", "attack": "certify"}
@@ -68,11 +69,11 @@ def _attack_of_the_norm(about: dict[str, Any]) -> Iterator[str]:
 
 def _same_classifier(config: DictConfig, about: dict[str, Any]) -> Iterator[str]:
     """What has to be said again, that the same classifier answers on the same images."""
-    elsewhere = _layer(about) != (about.get("training_layer") or "input")
+    elsewhere = noise_layer(about) != (about.get("training_layer") or "input")
     if elsewhere or about["noise_std"] != about["training_noise_std"]:
         yield f"noise_std={about['noise_std']}"
     if elsewhere:
-        yield f"smoothing.layer={_layer(about)}"
+        yield f"smoothing.layer={noise_layer(about)}"
     if about.get("noise", "gaussian") != "gaussian":
         yield f"noise={about['noise']}"
     if about["precision"] != "fp32":
@@ -118,12 +119,7 @@ def _of_classifier(command: str, about: dict[str, Any], folder: RunFolder) -> It
 
 def _matches(one: dict[str, Any], other: dict[str, Any]) -> bool:
     kinds = {about.get("noise") or "gaussian" for about in (one, other)}
-    return len(kinds) == 1 and _layer(one) == _layer(other) and all(one.get(key) == other[key] for key in _SAME)
-
-
-def _layer(about: dict[str, Any]) -> str:
-    """Where the noise comes in; older runs do not say."""
-    return str((about.get("smoothing") or {}).get("layer") or "input")
+    return len(kinds) == 1 and noise_layer(one) == noise_layer(other) and all(one.get(key) == other[key] for key in _SAME)
 
 
 def _line(command: str, *words: str) -> str:

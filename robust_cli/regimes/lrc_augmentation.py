@@ -15,6 +15,7 @@ import torch
 from robust_cli.attacks.lrc import correlated_noise
 from robust_cli.messages import check
 from robust_cli.regimes.batch import Batch, Losses, Progress
+from robust_cli.regimes.noise import mixed_loss
 from robust_cli.smoothing.noise import StepDraws
 
 _BLOCK = 2  # of a step's stream: 0 is white noise, 1 an attack's
@@ -53,14 +54,7 @@ class CorrelatedAugmentation:
     def loss(self, model: torch.nn.Module, batch: Batch, progress: Progress) -> Losses:
         """Terms: cross_entropy_noisy and, where it has a weight, cross_entropy (of the clean images)."""
         images = self.noisy(batch.images, progress)
-        if self.clean_weight == 0:
-            loss = torch.nn.functional.cross_entropy(model(images).float(), batch.labels)
-            return Losses(loss, {"cross_entropy_noisy": loss})
-        clean_logits, noisy_logits = model(torch.cat([batch.images, images])).float().chunk(2)
-        clean = torch.nn.functional.cross_entropy(clean_logits, batch.labels)
-        noisy = torch.nn.functional.cross_entropy(noisy_logits, batch.labels)
-        return Losses((1 - self.clean_weight) * noisy + self.clean_weight * clean,
-                      {"cross_entropy_noisy": noisy, "cross_entropy": clean})
+        return mixed_loss(model, batch, images, self.clean_weight)
 
     def noisy(self, images: torch.Tensor, progress: Progress) -> torch.Tensor:
         """x' of images [n, C, H, W]: the same again for the same seed and step."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import cross_entropy
 
-from robust_cli.regimes.batch import Progress
+from robust_cli.regimes.batch import Batch, Losses, Progress
 from robust_cli.smoothing.noise import keyed_generator, own_generator
 
 
@@ -23,3 +24,17 @@ def fixed_noise(images: torch.Tensor, indices: torch.Tensor, copies: torch.Tenso
         if copy > 0:
             row.normal_(generator=own_generator(images.device, seed, "regime/fold", index, copy))
     return found
+
+
+def mixed_loss(model: torch.nn.Module, batch: Batch, images: torch.Tensor, clean_weight: float) -> Losses:
+    """(1 - clean_weight) CE(f(x'), y) + clean_weight CE(f(x), y), x' the noisy ``images`` of the batch [n, C, H, W].
+
+    Terms: cross_entropy_noisy and, where it has a weight, cross_entropy. Both go through the model in one pass (see `Stability`).
+    """
+    if clean_weight == 0:
+        loss = cross_entropy(model(images).float(), batch.labels)
+        return Losses(loss, {"cross_entropy_noisy": loss})
+    clean_logits, noisy_logits = model(torch.cat([batch.images, images])).float().chunk(2)
+    clean, augmented = cross_entropy(clean_logits, batch.labels), cross_entropy(noisy_logits, batch.labels)
+    return Losses((1 - clean_weight) * augmented + clean_weight * clean,
+                  {"cross_entropy_noisy": augmented, "cross_entropy": clean})

@@ -12,7 +12,7 @@ import torch
 
 from robust_cli.messages import check
 from robust_cli.regimes.batch import Batch, Losses, Progress
-from robust_cli.regimes.noise import fixed_noise, noisy
+from robust_cli.regimes.noise import fixed_noise, mixed_loss, noisy
 
 PER_EPOCH = ("all", "one")
 
@@ -60,14 +60,7 @@ class NoiseAugmentation:
         if self.folds is not None:
             return self._of_copies(model, batch, progress, self.folds)
         images = noisy(batch.images, self.noise_std * progress.risen(self.noise_warmup), progress)
-        if self.clean_weight == 0:
-            loss = torch.nn.functional.cross_entropy(model(images).float(), batch.labels)
-            return Losses(loss, {"cross_entropy_noisy": loss})
-        clean_logits, noisy_logits = model(torch.cat([batch.images, images])).float().chunk(2)
-        clean = torch.nn.functional.cross_entropy(clean_logits, batch.labels)
-        augmented = torch.nn.functional.cross_entropy(noisy_logits, batch.labels)
-        return Losses((1 - self.clean_weight) * augmented + self.clean_weight * clean,
-                      {"cross_entropy_noisy": augmented, "cross_entropy": clean})
+        return mixed_loss(model, batch, images, self.clean_weight)
 
     def _of_copies(self, model: torch.nn.Module, batch: Batch, progress: Progress, folds: int) -> Losses:
         """Copy 0 is the clean image. On validation images, which are shown once, copies go by index as in epoch 0."""

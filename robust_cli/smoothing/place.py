@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from robust_cli.messages import UserError
+from robust_cli.models.classifier import frozen
 from robust_cli.models.first_layer import first_layer
 from robust_cli.models.operator_norm import norm_bound
 from robust_cli.models.pixel_map import PixelMap
@@ -121,12 +122,8 @@ def _check_same(place: Place, model: nn.Module, shape: tuple[int, ...], wanted_b
     """Raise UserError unless the parts one after the other are the model: whatever else its forward does (another scaling,
     hooks, weights made in the layer's own forward) would be in neither, and radii those of another function."""
     images = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)).to(next(model.parameters()).device)
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
-    with torch.autocast(images.device.type, enabled=False):
+    with frozen(model), torch.autocast(images.device.type, enabled=False):
         expected, found = model(images), place.after(place.each(images))
-    for part, mode in modes:
-        part.training = mode
     apart = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
     if not apart <= _ROUNDING * float(expected.abs().max().clamp_min(1e-12)):
         raise UserError(f"{wanted_by}: expected a model that is its normalisation, its first layer and its other layers one "

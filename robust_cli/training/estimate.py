@@ -41,12 +41,10 @@ def estimated_seconds(model: torch.nn.Module, regime: Regime, train: Images, set
         loss.backward()
         optimizer.step()
         loss.detach().cpu()  # waits for the device
-        times[step] = time.perf_counter() - start  # step 0 warms up, and is overwritten where every step is alike
+        times[step] = time.perf_counter() - start  # step 0 warms up
         if sum(times.values()) > _ENOUGH:
             break
     torch.random.set_rng_state(state)
-    due = times.get(every, times[0])
-    others = [seconds for step, seconds in times.items() if step % every] or [due]
-    a_step = due / every + statistics.median(others) * (1 - 1 / every) if every > 1 else statistics.median(
-        [seconds for step, seconds in times.items() if step > 0] or [times[0]])
-    return a_step * total
+    due = statistics.median([seconds for step, seconds in times.items() if step > 0 and step % every == 0] or [times[0]])
+    others = statistics.median([seconds for step, seconds in times.items() if step % every] or [due])
+    return total * (due + (every - 1) * others) / every

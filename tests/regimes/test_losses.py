@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from watching import Rows
 
 from robust_cli.messages import Wrong
 from robust_cli.regimes.batch import Batch, Losses, Progress
@@ -30,18 +31,6 @@ def linear(seed: int = 1) -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer)
 
 
-class Logits(nn.Module):
-    """Returns given logits whatever the images: the first call's rows are clean, then noisy."""
-
-    def __init__(self, *rows: torch.Tensor) -> None:
-        super().__init__()
-        self.rows = torch.cat(rows)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        assert len(images) == len(self.rows)
-        return self.rows
-
-
 def random_logits(n: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, 3, generator=generator) * 2, torch.randn(n, 3, generator=generator) * 2
@@ -54,7 +43,7 @@ def entropy(p: torch.Tensor) -> torch.Tensor:
 def test_stability_loss_is_cross_entropy_plus_weighted_entropy_and_divergence() -> None:
     clean, noisy = (x.double() for x in random_logits())
     images = batch()
-    found = Stability(noise_std=0.3, weight=1.7).loss(Logits(clean.float(), noisy.float()), images, PROGRESS)
+    found = Stability(noise_std=0.3, weight=1.7).loss(Rows(clean.float(), noisy.float()), images, PROGRESS)
     p, q = clean.softmax(1), noisy.softmax(1)
     cross_entropy = -p[torch.arange(6), images.labels].log().mean()
     term = (entropy(p) + (p * (p / q).log()).sum(1)).mean()
@@ -66,7 +55,7 @@ def test_stability_loss_is_cross_entropy_plus_weighted_entropy_and_divergence() 
 def test_the_roles_of_clean_and_noisy_are_not_exchanged() -> None:
     clean, noisy = random_logits()
     assert not torch.allclose(stability_term(clean, noisy), stability_term(noisy, clean), rtol=1e-3)
-    first = Stability(weight=0.0).loss(Logits(clean, noisy), batch(), PROGRESS).total
+    first = Stability(weight=0.0).loss(Rows(clean, noisy), batch(), PROGRESS).total
     torch.testing.assert_close(first, functional.cross_entropy(clean, batch().labels))
 
 
@@ -123,7 +112,7 @@ def test_without_noise_the_entropy_remains() -> None:
 
 def test_standard_is_the_mean_negative_log_probability() -> None:
     clean, _ = random_logits()
-    found = Standard().loss(Logits(clean), batch(), PROGRESS).total
+    found = Standard().loss(Rows(clean), batch(), PROGRESS).total
     expected = -clean.double().softmax(1)[torch.arange(6), batch().labels].log().mean()
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
     assert Standard().noise_std is None
@@ -133,7 +122,7 @@ def test_noise_augmentation_mixes_clean_and_noisy() -> None:
     """clean_weight 1/2 is (CE(clean) + CE(noisy)) / 2; 0 sees noisy images only; no noise is standard training."""
     clean, noisy = random_logits()
     labels = batch().labels
-    found = NoiseAugmentation(clean_weight=0.25).loss(Logits(clean, noisy), batch(), PROGRESS)
+    found = NoiseAugmentation(clean_weight=0.25).loss(Rows(clean, noisy), batch(), PROGRESS)
     expected = 0.25 * functional.cross_entropy(clean, labels) + 0.75 * functional.cross_entropy(noisy, labels)
     torch.testing.assert_close(found.total, expected)
     assert set(found.terms) == {"cross_entropy", "cross_entropy_noisy"}

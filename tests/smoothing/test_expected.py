@@ -124,15 +124,20 @@ def rivals(sums: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return others
 
 
+def of_two(scores: Scores, samples: int, chosen: np.ndarray, second: np.ndarray) -> Bounds:
+    """Half the failure probability to the class, half to one other class."""
+    p1 = expectations.lower(of(scores.total, chosen), of(scores.squares, chosen), samples, ALPHA / 2, "empirical_bernstein")
+    p2 = expectations.upper(of(scores.total, second), of(scores.squares, second), samples, ALPHA / 2, "empirical_bernstein")
+    return Bounds(np.where(p1 > p2, chosen, -1), p1, p2, "")
+
+
 def only_the_empirical_runner_up(votes: Votes, samples: int, selection: int) -> Bounds:
     """Mistake: of the other classes that of the largest mean alone is bounded."""
     scores = votes.scores
     assert scores is not None
     chosen = scores.total.argmax(1) if scores.selection is None else scores.selection.argmax(1)
     second = rivals(scores.total, chosen).argmax(1)
-    p1 = expectations.lower(of(scores.total, chosen), of(scores.squares, chosen), samples, ALPHA / 2, "empirical_bernstein")
-    p2 = expectations.upper(of(scores.total, second), of(scores.squares, second), samples, ALPHA / 2, "empirical_bernstein")
-    return Bounds(np.where(p1 > p2, chosen, -1), p1, p2, "")
+    return of_two(scores, samples, chosen, second)
 
 
 def runner_up_fixed_beforehand(votes: Votes, samples: int, selection: int) -> Bounds:
@@ -142,9 +147,7 @@ def runner_up_fixed_beforehand(votes: Votes, samples: int, selection: int) -> Bo
     assert scores.selection is not None
     chosen = scores.selection.argmax(1)
     second = rivals(scores.selection, chosen).argmax(1)
-    p1 = expectations.lower(of(scores.total, chosen), of(scores.squares, chosen), samples, ALPHA / 2, "empirical_bernstein")
-    p2 = expectations.upper(of(scores.total, second), of(scores.squares, second), samples, ALPHA / 2, "empirical_bernstein")
-    return Bounds(np.where(p1 > p2, chosen, -1), p1, p2, "")
+    return of_two(scores, samples, chosen, second)
 
 
 def plug_in(votes: Votes, samples: int, selection: int) -> Bounds:
