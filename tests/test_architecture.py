@@ -20,7 +20,7 @@ ORDER = [
     ["robust_cli.evaluation"],
     ["robust_cli.regimes"],
     ["robust_cli.attacks"],
-    ["robust_cli.smoothing"],
+    ["robust_cli.smoothing", "robust_cli.verification"],
     ["robust_cli.models", "robust_cli.datasets", "robust_cli.covariance", "robust_cli.moments"],
     ["robust_cli.certificates"],
     ["robust_cli.runs"],
