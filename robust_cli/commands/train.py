@@ -41,7 +41,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     train, validation = train_validation(chosen, dataset.validation, config.seed)
     test = dataset.split("test")
     check_validation(settings, validation is not None)
-    model = _initial(config, settings.init_from, dataset)
+    model = _initial(config, settings.init_from, dataset, regime)
 
     names = {key: config.choices[key] for key in ("dataset", "model", "regime")}
     say(f"robust train: {names['model']} with {names['regime']} on {names['dataset']}")
@@ -70,15 +70,21 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     _conclude(folder, result, right, len(test), regime.noise_std)
 
 
-def _initial(config: DictConfig, init_from: str | None, dataset: Any) -> nn.Module:
+def _initial(config: DictConfig, init_from: str | None, dataset: Any, regime: Any) -> nn.Module:
     """Fresh weights, or those of another run."""
     from robust_cli.composing.saved_run import load_run
     from robust_cli.composing.subject import make_model
+    from robust_cli.messages import UserError
     from robust_cli.models.weights import load
+    from robust_cli.regimes.batch import Assembling
 
     model = make_model(config, dataset)
     if init_from:
-        load(model, load_run(init_from, config.trust, key="training.init_from").folder.model)
+        started = regime.started(model) if isinstance(regime, Assembling) else model
+        load(started, load_run(init_from, config.trust, key="training.init_from").folder.model)
+    elif getattr(regime, "given_stages", 0):
+        raise UserError(f"regime.given_stages={regime.given_stages}: expected the run that trained them, "
+                        "training.init_from=<run>, found none")
     return model
 
 

@@ -22,6 +22,7 @@ from robust_cli.datasets.subsets import choose
 from robust_cli.messages import UserError
 from robust_cli.models.classifier import classifier, memory_format
 from robust_cli.models.weights import fingerprint, load
+from robust_cli.regimes.batch import Assembling
 from robust_cli.runs.console import say
 from robust_cli.runs.folder import RunFolder, shown, write_json
 from robust_cli.runs.provenance import gather
@@ -42,8 +43,13 @@ def make_model(config: DictConfig, dataset: Any) -> nn.Module:
     if config.model._target_ in PROGRAMS:
         raise UserError(f"model: expected an architecture to train, got {config.choices.model}, a finished model; it is for "
                         "certify and attack")
-    architecture = build(config.model, "model", shape=dataset.shape, classes=len(dataset.class_names))
-    return classifier(architecture, dataset.mean, dataset.std)
+
+    def make() -> nn.Module:
+        architecture = build(config.model, "model", shape=dataset.shape, classes=len(dataset.class_names))
+        return classifier(architecture, dataset.mean, dataset.std)
+
+    regime = build(config.regime, "regime") if config.get("regime") else None
+    return regime.network(make) if isinstance(regime, Assembling) else make()
 
 
 def mark(model: nn.Module, config: DictConfig, dataset: Any, precision: str, own: Own | None = None) -> str:

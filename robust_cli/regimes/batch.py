@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -56,7 +56,8 @@ class Regime(Protocol):
     ``loss`` is called with the model in evaluation mode, gradients off (a method that needs those of the images turns them
     on for itself), and a seed and steps of their own, the same in every epoch; a regime changes no state of its own there.
 
-    One that has ``copies_an_epoch`` (a whole number, see `Copying`) is shown every image so often in an epoch.
+    One that has ``copies_an_epoch`` (a whole number, see `Copying`) is shown every image so often in an epoch; one that has
+    ``phases`` (see `Phased`) begins so often with the learning rate's schedule.
     """
 
     @property
@@ -74,6 +75,26 @@ class Copying(Protocol):
     @property
     def copies_an_epoch(self) -> int:
         """How often each image comes in an epoch."""
+
+
+@runtime_checkable
+class Phased(Protocol):
+    """A regime that falls in several parts, such as the stages of a cascade: the epochs are shared out evenly among them."""
+
+    @property
+    def phases(self) -> int:
+        """How many; each goes through the learning rate's whole schedule."""
+
+
+@runtime_checkable
+class Assembling(Protocol):
+    """A regime whose model is made of several networks of the architecture, or of one that is changed."""
+
+    def network(self, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+        """The model, from a function that makes a network with weights of its own."""
+
+    def started(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The part of the model that weights to start from fill."""
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ import torch
 from robust_cli.datasets.augmentation import crop_flip
 from robust_cli.datasets.images import Images
 from robust_cli.messages import check
-from robust_cli.regimes.batch import Batch, Copying, Regime
+from robust_cli.regimes.batch import Batch, Copying, Phased, Regime
 from robust_cli.runs.streams import stream
 from robust_cli.smoothing.noise import keyed_generator
 from robust_cli.training.settings import Training
@@ -26,6 +26,11 @@ def layout(settings: Training) -> torch.memory_format:
 def copies_of(regime: Regime) -> int:
     """How often an epoch shows a regime each image."""
     return regime.copies_an_epoch if isinstance(regime, Copying) else 1
+
+
+def phases_of(regime: Regime) -> int:
+    """In how many parts a regime's training falls."""
+    return regime.phases if isinstance(regime, Phased) else 1
 
 
 class Feed:

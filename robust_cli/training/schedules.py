@@ -19,6 +19,7 @@ from collections.abc import Iterable
 import torch
 from torch.optim import lr_scheduler
 
+from robust_cli.messages import check
 from robust_cli.training.settings import Optimizer, Schedule, Training
 
 
@@ -34,11 +35,23 @@ def optimizer_for(parameters: Iterable[torch.nn.Parameter], settings: Training) 
 
 
 class LearningRate:
-    """One of torch's schedules, told when a step and when an epoch has ended."""
+    """One of torch's schedules, told when a step and when an epoch has ended. With several ``phases`` (which divide the epochs
+    evenly) each begins with it anew."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, settings: Training, steps_per_epoch: int) -> None:
-        self._optimizer, self._kind = optimizer, settings.schedule
-        self._schedule = _schedule(optimizer, settings, settings.epochs * steps_per_epoch)
+    def __init__(self, optimizer: torch.optim.Optimizer, settings: Training, steps_per_epoch: int, phases: int = 1) -> None:
+        """Raises Wrong where the phases do not divide the epochs."""
+        check(settings.epochs % phases == 0, "epochs", f"a multiple of {phases}, the number of stages, each of which has as many",
+              settings.epochs)
+        self._optimizer, self._settings, self._kind = optimizer, settings, settings.schedule
+        self._epochs, self._steps_per_epoch = settings.epochs // phases, steps_per_epoch
+        self._done = 0  # epochs
+        self._begin()
+
+    def _begin(self) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate
+            group.pop("initial_lr", None)
+        self._schedule = _schedule(self._optimizer, self._settings, self._epochs * self._steps_per_epoch)
 
     @property
     def now(self) -> float:
@@ -51,8 +64,11 @@ class LearningRate:
             self._schedule.step()
 
     def epoch_ended(self, validation_loss: float | None) -> None:
-        """Move the schedules that go by epochs."""
-        if isinstance(self._schedule, lr_scheduler.ReduceLROnPlateau):
+        """Move the schedules that go by epochs; after a phase's last one begin anew."""
+        self._done += 1
+        if self._done % self._epochs == 0 and self._done < self._settings.epochs:
+            self._begin()
+        elif isinstance(self._schedule, lr_scheduler.ReduceLROnPlateau):
             assert validation_loss is not None
             self._schedule.step(validation_loss)
         elif self._kind is Schedule.steps:
@@ -60,11 +76,12 @@ class LearningRate:
 
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint keeps (the rate itself is in the optimiser's state)."""
-        return self._schedule.state_dict()
+        return {**self._schedule.state_dict(), "phases_epochs": self._done}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Go on from a checkpoint."""
-        self._schedule.load_state_dict(state)
+        self._done = int(str(state.get("phases_epochs", 0)))
+        self._schedule.load_state_dict({key: value for key, value in state.items() if key != "phases_epochs"})
 
 
 def _schedule(optimizer: torch.optim.Optimizer, settings: Training, steps: int) -> lr_scheduler.LRScheduler:

@@ -21,7 +21,7 @@ from robust_cli.runs.folder import RunFolder
 from robust_cli.runs.streams import key64
 from robust_cli.training import checkpoints
 from robust_cli.training.evaluation import accuracy, collapse, objective, predictions, sample
-from robust_cli.training.feed import Feed, copies_of, layout
+from robust_cli.training.feed import Feed, copies_of, layout, phases_of
 from robust_cli.training.hardware import arithmetic, chosen_precision, seed_layers
 from robust_cli.training.metrics import Metrics, StepLosses
 from robust_cli.training.schedules import LearningRate, optimizer_for
@@ -44,7 +44,7 @@ class Trainer:
         self.sample = sample(self.feed.images)
         self.validation = None if validation is None else validation.to(device)
         self.optimizer = optimizer_for(self.model.parameters(), settings)
-        self.learning_rate = LearningRate(self.optimizer, settings, self.feed.steps)
+        self.learning_rate = LearningRate(self.optimizer, settings, self.feed.steps, phases_of(regime))
         self.stopping = Stopping(settings.early_stopping_patience)
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.epoch, self.step, self.seconds, self.warned = 0, 0, 0.0, False

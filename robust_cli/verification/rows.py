@@ -27,7 +27,7 @@ class Dense:
 
     def dot(self, values: torch.Tensor) -> torch.Tensor:
         """The rows of values [n or 1, *layer]: [n, S]."""
-        rows, values = self.values.flatten(2), values.flatten(1)
+        rows, values = self._as_in_memory().flatten(2), self._like_rows(values).flatten(1)
         if len(rows) == 1:
             return values @ rows[0].T
         return (rows @ values[..., None])[..., 0]
@@ -42,7 +42,7 @@ class Dense:
 
     def norm(self, order: float) -> torch.Tensor:
         """The rows' norms (1 or 2), [n or 1, S]."""
-        return torch.linalg.vector_norm(self.values.flatten(2), order, dim=-1)
+        return torch.linalg.vector_norm(self._as_in_memory().flatten(2), order, dim=-1)
 
     def plus(self, other: Rows) -> Dense:
         """The sum of rows of the same layer."""
@@ -53,6 +53,16 @@ class Dense:
 
     def negated(self) -> Dense:
         return Dense(-self.values)
+
+    def _as_in_memory(self) -> torch.Tensor:
+        """The rows' values with their axes in the order of memory, so that flattening copies nothing: channels may be last."""
+        return self.values.permute(0, 1, 3, 4, 2) if self._channels_are_last() else self.values
+
+    def _like_rows(self, values: torch.Tensor) -> torch.Tensor:
+        return values.permute(0, 2, 3, 1) if self._channels_are_last() else values
+
+    def _channels_are_last(self) -> bool:
+        return self.values.dim() == 5 and self.values.stride(2) == 1
 
 
 @dataclass(frozen=True)

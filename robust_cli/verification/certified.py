@@ -1,0 +1,101 @@
+"""What a network's dual bounds prove at some images: that a ball is given one class, and how large a ball may be."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from robust_cli.models.classifier import frozen
+from robust_cli.verification.bounds import Ball, margins
+from robust_cli.verification.program import Program, read
+
+_IMAGES = 64  # at once
+_FIRST = {"l2": 0.5, "linf": 0.02}  # radii tried first, pixel units
+_MOST_DOUBLINGS = 30
+_TRIES = 20  # radii that float64 may refuse, one after the other, where float32 saw a larger one proven
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A network in float64 and the relaxation by which its balls are proven: deterministic, for real numbers.
+
+    Certificates compute in float64, whose rounding (some 1e-13) is far below the margins they compare with 0; the float32 network
+    differs from the one that is proven by its own rounding, some 1e-6 of its logits.
+    """
+
+    program: Program
+    rough: Program  # the same in float32
+    relaxation: str = "parallel"
+
+    @torch.no_grad()
+    def holds(self, images: torch.Tensor, classes: torch.Tensor, norm: str, radius: float | torch.Tensor) -> torch.Tensor:
+        """Whether all of each image's ball is proven to be given its class (int64 [n]): bool [n]. ``radius``: one, or [n]."""
+        return self._least(images, classes, norm, radius) > 0
+
+    @torch.no_grad()
+    def largest(self, images: torch.Tensor, classes: torch.Tensor, norm: str, tolerance: float) -> torch.Tensor:
+        """The largest radius that was proven for each image, float64 [n]; 0 where its class is not even the image's own.
+
+        The search, between radii that hold and radii that do not by steps of interpolation and bisection until the two are
+        within ``tolerance`` (relative), computes in float32. What is returned has been proven in float64, at a radius that is
+        smaller by the tolerance where need be, whether or not all smaller balls have been.
+        """
+        found = self._search(images, classes, norm, tolerance)
+        left = (found > 0).nonzero()[:, 0]
+        for _ in range(_TRIES):
+            holds = self.holds(images[left], classes[left], norm, found[left])
+            left = left[~holds]
+            if not len(left):
+                return found
+            found[left] *= 1 - tolerance
+        found[left] = 0.0
+        return found
+
+    def _search(self, images: torch.Tensor, classes: torch.Tensor, norm: str, tolerance: float) -> torch.Tensor:
+        proven = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+        at_proven = self._least(images, classes, norm, 0.0, rough=True)
+        open_ = at_proven > 0
+        refused, at_refused = torch.full_like(proven, torch.inf), torch.full_like(proven, -torch.inf)
+        for step in range(4 * _MOST_DOUBLINGS):
+            near = (refused - proven <= tolerance * refused) & refused.isfinite()
+            todo = (open_ & ~near).nonzero()[:, 0]
+            if not len(todo):
+                break
+            tried = _next(proven[todo], refused[todo], at_proven[todo], at_refused[todo], _FIRST[norm], step)
+            found = self._least(images[todo], classes[todo], norm, tried, rough=True)
+            good = found > 0
+            proven[todo[good]], at_proven[todo[good]] = tried[good], found[good]
+            refused[todo[~good]], at_refused[todo[~good]] = tried[~good], found[~good]
+        return proven
+
+    def _least(self, images: torch.Tensor, classes: torch.Tensor, norm: str, radius: float | torch.Tensor,
+               rough: bool = False) -> torch.Tensor:
+        """The least margin's bound of each image, float64 [n]."""
+        radii = torch.as_tensor(radius, dtype=torch.float64, device=images.device).expand(len(images))
+        program, dtype = (self.rough, torch.float32) if rough else (self.program, torch.float64)
+        found = []
+        for part in torch.arange(len(images), device=images.device).split(_IMAGES):
+            bounds = margins(program, images[part].to(dtype), classes[part], Ball(norm, radii[part]), self.relaxation)
+            others = torch.ones_like(bounds, dtype=torch.bool).scatter_(1, classes[part, None], False)
+            found.append(bounds.where(others, torch.inf).min(1).values.double())
+        return torch.cat(found) if found else radii.clone()
+
+
+def proof(model: nn.Module, shape: tuple[int, ...], relaxation: str = "parallel") -> Proof:
+    """The proof of a model of images of a shape (C, H, W), as it is now, in evaluation. Raises UserError for one that
+    `program.read` cannot read."""
+    with frozen(model):
+        exact, rough = copy.deepcopy(model).double(), copy.deepcopy(model)
+    return Proof(read(exact, shape), read(rough, shape), relaxation)
+
+
+def _next(proven: torch.Tensor, refused: torch.Tensor, at_proven: torch.Tensor, at_refused: torch.Tensor, first: float,
+          step: int) -> torch.Tensor:
+    """The radius to try next: twice as much while none was refused, else between the two."""
+    share = at_proven / (at_proven - at_refused)
+    share = torch.full_like(share, 0.5) if step % 3 == 2 else share.nan_to_num(0.5).clamp(0.02, 0.98)
+    between = proven + share * (refused - proven)
+    return torch.where(refused.isinf(), torch.where(proven > 0, 2 * proven, first), between)
