@@ -19,7 +19,7 @@ from robust_cli.models.normalisation import Normalisation
 from robust_cli.moments import affine_variance, relu_mean, root
 from robust_cli.regimes.batch import Batch, Losses, Progress
 
-FITTING = ("lenet", "alexnet", "cnn_mnist", "cnn_small", "cnn_carlini", "cnn_trades")  # shipped models that begin as needed
+FITTING = ("lenet", "alexnet", "cnn_mnist", "cnn_small", "cnn_large", "cnn_carlini", "cnn_trades")  # shipped, begin as needed
 
 
 @dataclass(frozen=True)

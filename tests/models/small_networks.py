@@ -15,6 +15,7 @@ from robust_cli.composing.build import build
 from robust_cli.models.alexnet import AlexNet
 from robust_cli.models.cnn7 import Cnn7
 from robust_cli.models.cnn_carlini import CnnCarlini
+from robust_cli.models.cnn_large import CnnLarge
 from robust_cli.models.cnn_mnist import CnnMnist
 from robust_cli.models.cnn_pixeldp import CnnPixelDP
 from robust_cli.models.cnn_small import CnnSmall
@@ -29,7 +30,7 @@ GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 CONF = Path(__file__).parents[2] / "conf" / "model"
 KINDS: dict[str, Any] = {
     "lenet": LeNet, "lenet_madry": partial(LeNet, initialisation="madry"), "cnn_mnist": CnnMnist, "cnn7": Cnn7,
-    "cnn_small": CnnSmall, "alexnet": AlexNet, "cnn_carlini": CnnCarlini,
+    "cnn_small": CnnSmall, "cnn_large": CnnLarge, "alexnet": AlexNet, "cnn_carlini": CnnCarlini,
     "cnn_carlini_standardised": partial(CnnCarlini, widths=[8, 8, 16], dropout=0.5, standardise=True), "cnn_trades": CnnTrades,
     "cnn_pixeldp": CnnPixelDP,
     "wrn": partial(Wrn, depth=10, width=2), "wrn_narrow": partial(Wrn, depth=16, width=1),

@@ -35,6 +35,7 @@ def count(name: str, shape: Shape, classes: int = 10) -> int:
     ("cnn7", COLOUR, 10, 1_025_642),
     ("cnn_small", GREY, 10, 272 + 8_224 + 156_900 + 1_010),  # 166,406: Wong et al.'s small network for MNIST
     ("cnn_small", COLOUR, 10, 784 + 8_224 + 204_900 + 1_010),  # 214,918: theirs for CIFAR-10
+    ("cnn_large", GREY, 10, 320 + 16_416 + 18_496 + 65_600 + 1_606_144 + 262_656 + 5_130),  # 1,974,762: Wong et al.'s large one
     ("alexnet", COLOUR, 10, 20_344_650),
     ("alexnet", COLOUR, 100, 20_713_380),
     ("cnn_carlini", GREY, 10, 312_202),
@@ -64,6 +65,7 @@ def sizes(network: nn.Module, shape: Shape) -> list[tuple[int, ...]]:
     ("cnn7", COLOUR, [(96, 32, 32), (96, 32, 32), (96, 16, 16), (192, 16, 16), (192, 16, 16), (192, 8, 8), (256, 8, 8),
                       (256, 8, 8), (10, 8, 8)]),
     ("cnn_small", GREY, [(16, 14, 14), (32, 7, 7), (100,), (10,)]),
+    ("cnn_large", GREY, [(32, 28, 28), (32, 14, 14), (64, 14, 14), (64, 7, 7), (512,), (512,), (10,)]),
     ("alexnet", COLOUR, [(64, 8, 8), (64, 4, 4), (192, 4, 4), (192, 2, 2), (384, 2, 2), (256, 2, 2), (256, 2, 2), (256, 1, 1),
                          (4096,), (4096,), (10,)]),
     ("cnn_carlini", COLOUR, [(64, 30, 30), (64, 28, 28), (64, 14, 14), (128, 12, 12), (128, 10, 10), (128, 5, 5), (256,), (256,),
@@ -181,7 +183,7 @@ def test_every_config_is_tested() -> None:
     assert {path.stem for path in CONF.glob("*.yaml")} - set(CONFIGS) == {"exported", "torchscript", "torchvision"}
 
 
-@pytest.mark.parametrize("name", ["lenet", "alexnet", "cnn_carlini", "cnn_trades", "cnn_mnist", "cnn_small"])
+@pytest.mark.parametrize("name", ["lenet", "alexnet", "cnn_carlini", "cnn_trades", "cnn_mnist", "cnn_small", "cnn_large"])
 def test_a_relu_stands_between_dense_layers(name: str) -> None:
     layers = list(KINDS[name](COLOUR, 10).layers)
     dense = [k for k, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
@@ -232,7 +234,7 @@ def test_channels_last_is_taken_where_there_is_pooling_or_batch_norm(name: str) 
     shape = odd_shape(name)
     torch.manual_seed(0)
     network = trained_a_little(KINDS[name](shape, 7), shape)
-    strided_only = name in ("cnn_mnist", "cnn_small")
+    strided_only = name in ("cnn_mnist", "cnn_small", "cnn_large")
     wanted = torch.contiguous_format if strided_only else torch.channels_last
     assert memory_format(network, torch.device("cpu")) is wanted
     images = torch.rand(4, *shape)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from robust_cli.models.alexnet import AlexNet
 from robust_cli.models.cnn7 import Cnn7
 from robust_cli.models.cnn_carlini import CnnCarlini
+from robust_cli.models.cnn_large import CnnLarge
 from robust_cli.models.cnn_small import CnnSmall
 from robust_cli.models.cnn_trades import CnnTrades
 from robust_cli.models.lenet import LeNet
@@ -53,6 +54,16 @@ def test_cnn_small_is_this_function() -> None:
     hidden = relu(functional.conv2d(images, first, first_bias, stride=2, padding=1))
     hidden = relu(functional.conv2d(hidden, second, second_bias, stride=2, padding=1))
     same(network, images, dense(relu(dense(hidden, *both[:2])), *both[2:]))
+
+
+def test_cnn_large_is_this_function() -> None:
+    torch.manual_seed(0)
+    network, images = CnnLarge(GREY, 10), torch.rand(4, 1, 28, 28)
+    p = list(network.parameters())
+    hidden = images
+    for k, stride in enumerate((1, 2, 1, 2)):
+        hidden = relu(functional.conv2d(hidden, p[2 * k], p[2 * k + 1], stride=stride, padding=1))
+    same(network, images, dense(relu(dense(relu(dense(hidden, *p[8:10])), *p[10:12])), *p[12:]))
 
 
 @pytest.mark.parametrize("pools_first", [True, False])
