@@ -23,10 +23,13 @@ class Estimate:
 
 
 def estimate(values: ArrayLike) -> Estimate:
-    """Mean of one value per image and its standard error, sqrt(mean squared deviation / n); sqrt(p (1 - p) / n) for 0/1."""
+    """Mean of one value per image and its standard error, sqrt(mean squared deviation / n); sqrt(p (1 - p) / n) for 0/1;
+    without an error where a value is infinite."""
     v = np.asarray(values, dtype=np.float64)
     if not len(v):
         return Estimate(float("nan"), float("nan"), 0)
+    if np.isinf(v).any():
+        return Estimate(float(v.max()), float("nan"), len(v))
     return Estimate(float(v.mean()), float(v.std() / np.sqrt(len(v))), len(v))
 
 

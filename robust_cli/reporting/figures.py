@@ -21,6 +21,8 @@ from robust_cli.reporting.lines.line import AnyLine
 # Okabe and Ito's palette without its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 STROKES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)), (0, (2.5, 1)), (0, (4, 1, 1, 1, 1, 1)))  # dotted is for limits
+CLAIMED: Any = (0, (4, 4))
+_UNBROKEN = ("-", *(stroke for stroke in STROKES[1:] if len(stroke[1]) > 2))  # solid or with dots, unlike a claim's
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 UNITS = "pixel units, images in [0, 1]"
 _ACROSS = 3  # panels
@@ -99,9 +101,24 @@ def _legend(axes: Axes) -> None:
 
 
 def strokes(lines: Sequence[AnyLine]) -> list[dict[str, Any]]:
-    """Colour by model and stroke by certificate or attack where both differ; otherwise every line has its own of both."""
+    """Colour by model and stroke by certificate or attack where both differ; otherwise every line has its own of both. Where a
+    line is a claim, claims are dashed and no other line is."""
     both = len({line.family for line in lines}) > 1 and len({line.kind for line in lines}) > 1
-    return [style(line.family, line.kind) if both else style(k, k) for k, line in enumerate(lines)]
+    return _dashed(lines, [(line.family, line.kind) for line in lines]) if both else apart(lines)
+
+
+def apart(lines: Sequence[AnyLine]) -> list[dict[str, Any]]:
+    """Every line with a colour and a stroke of its own."""
+    return _dashed(lines, [(k, k) for k in range(len(lines))])
+
+
+def _dashed(lines: Sequence[AnyLine], numbers: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """The lines' styles by their numbers of colour and stroke, claims dashed and no other."""
+    looks = [style(colour, stroke) for colour, stroke in numbers]
+    if not any(line.is_claim for line in lines):
+        return looks
+    return [look | {"linestyle": CLAIMED if line.is_claim else _UNBROKEN[stroke % len(_UNBROKEN)]}
+            for look, line, (_, stroke) in zip(looks, lines, numbers, strict=True)]
 
 
 def style(colour: int, stroke: int) -> dict[str, Any]:

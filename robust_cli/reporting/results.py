@@ -12,7 +12,7 @@ from robust_cli.reporting.attacked import tables as attacked_tables
 from robust_cli.reporting.attacked import transfer as transfers
 from robust_cli.reporting.attacked.figures import robust_figure
 from robust_cli.reporting.attacked.leaking import label_leaking
-from robust_cli.reporting.certified import levels
+from robust_cli.reporting.certified import exact, levels
 from robust_cli.reporting.certified import tables as certified_tables
 from robust_cli.reporting.certified.costs import costs_tables
 from robust_cli.reporting.certified.figures import certified_figure
@@ -20,7 +20,7 @@ from robust_cli.reporting.estimates import estimate
 from robust_cli.reporting.lines.of_runs import attacked_lines, certified_lines
 from robust_cli.reporting.measured import measurements
 from robust_cli.reporting.reading.load import CLEAN, Attacked, Certified, Trained, read
-from robust_cli.reporting.tables import Table, percent, radius, write_csv
+from robust_cli.reporting.tables import Table, percent, write_csv
 from robust_cli.reporting.trained.curves import loss_figure, training_figure
 from robust_cli.runs.console import say, table
 from robust_cli.runs.folder import RunFolder
@@ -50,11 +50,12 @@ def certified(folder: RunFolder) -> None:
             say("  saved x: samples over mean draws, selection and padding included")
     for line in lines:
         summary = certified_tables.summary(line)
-        say(f"  {line.part}: largest radius these votes could prove {radius(summary.largest_radius)}; false certificates among "
-            f"{len(line.tables[0])} images: {summary.false_expected:.2g} expected, at most {summary.false_quantile} with 99.9 %")
+        say(f"  {exact.conclusion(line, summary)}")
     for norm, of_norm in certified_tables.by_norm(lines).items():
         largest = [certified_tables.largest_radius(line) for line in of_norm]
         _figure(folder, certified_tables.named("certified_accuracy", norm), certified_figure(of_norm, largest))
+    for sentence in exact.warnings(lines):
+        say(f"warning: {sentence}")
 
 
 def attacked(folder: RunFolder) -> None:

@@ -60,8 +60,8 @@ def radius(value: float, decimals: int = 3) -> str:
 
 def average_radius(e: Estimate) -> str:
     """'0.812 ± 0.013': the mean rounded down, its error up."""
-    if math.isnan(e.value):
-        return EMPTY
+    if not math.isfinite(e.value):
+        return radius(e.value)
     places = decimals_of(e.value)
     return f"{radius(e.value)} ± {math.ceil(round(10.0 ** places * e.error, 6)) / 10.0 ** places:.{places}f}"
 

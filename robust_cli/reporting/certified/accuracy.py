@@ -21,6 +21,7 @@ from robust_cli.smoothing.plans.plan import false_certificates
 Tables = Sequence[pd.DataFrame]
 ABSTAIN = -1
 SKIPPED = "skipped"
+_EVERYTHING = 1e6  # a radius in which all images lie, in any norm: what is proven of a network that gives all one class
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,18 @@ def proven(table: pd.DataFrame) -> NDArray[np.float64]:
     return np.where(right, table["radius"].to_numpy(dtype=np.float64), 0.0)
 
 
+def reached(table: pd.DataFrame) -> float:
+    """The largest radius proven of an image whose class is right, of those that leave any image of [0, 1] out; 0 for none."""
+    radii = proven(table)
+    return float(radii[radii < _EVERYTHING].max(initial=0.0))
+
+
 def certified(table: pd.DataFrame, radius: float) -> NDArray[np.bool_]:
     """Which images are right, not abstained and certified to at least ``radius`` (pixel units); at 0: to more than 0.
 
     Where the column ``positive`` says so, a class that is named is proven, so to more than 0, though the radius may be written
-    as 0 (the lowest level of a table, or three digits of a small number).
+    as 0 (the lowest level of a table, or three digits of a small number). Not so where a network itself answers: it always
+    names a class, proven or not.
     """
     radii = proven(table)
     if radius > 0:

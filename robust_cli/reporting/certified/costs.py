@@ -18,10 +18,11 @@ _NOTE = ("Draws an image: all rows that the network evaluated for it, selection 
 
 
 def costs_tables(lines: Sequence[Line[Certified]]) -> list[Table]:
-    """A row a run (or several seeds of one), whatever the number of its certificates; nothing where no run recorded its draws."""
+    """A row a run (or several seeds of one), whatever the number of its certificates; nothing where no run drew and recorded
+    its draws."""
     groups: dict[tuple[int, ...], list[Line[Certified]]] = {}
     for line in lines:
-        if all(table["draws"].notna().all() for table in line.tables):
+        if not line.is_deterministic and all(table["draws"].notna().all() for table in line.tables):
             groups.setdefault(tuple(map(id, line.runs)), []).append(line)
     rows, data = [], []
     for group in groups.values():

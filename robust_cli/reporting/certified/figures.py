@@ -21,34 +21,45 @@ _GRID = 401
 
 def certified_figure(lines: Sequence[Line[Certified]], largest: Sequence[float]) -> Figure:
     """Certified accuracy against radius, of one norm: a step curve a line with its band (and a mark at each level, where radii
-    are levels of a table), natural accuracy, and the largest provable radius."""
+    are levels of a table), natural accuracy, and the largest provable radius. A curve of one radius that was asked for ends
+    there."""
+    limits = [np.nan if levels.preset(line) is not None else limit for line, limit in zip(lines, largest, strict=True)]
+
     def draw(axes: Axes) -> None:
         end = end_of([t for line in lines for t in line.tables], largest)
-        for line, limit, style in zip(lines, largest, strokes(lines), strict=True):
+        for line, limit, style in zip(lines, limits, strokes(lines), strict=True):
             draw_certified(axes, line, style, end, line.title)
-            _limit(axes, limit, style["color"] if list(largest).count(limit) == 1 else "#666666")
+            _limit(axes, limit, style["color"] if limits.count(limit) == 1 else "#666666")
         axes.set_xlim(0, end)
         if any(np.isfinite(certified.natural(line.tables).value) for line in lines):
             legend_entry(axes, "natural accuracy", marker="D", linestyle="none", color="#666666", markersize=6)
         if not all(map(levels.comparable, lines)):
-            legend_entry(axes, "levels of a table: comparable there alone", marker="o", linestyle="none", color="#666666",
+            legend_entry(axes, _mark(lines), marker="o", linestyle="none", color="#666666",
                          markerfacecolor="white", markersize=6)
-        if any(np.isfinite(largest)):
+        if any(np.isfinite(limits)):
             legend_entry(axes, "largest provable radius", linestyle=":", marker="|", color="#666666", markersize=9)
 
     return drawn_figure(draw, f"{lines[0].norm} radius ({UNITS})", "certified accuracy (%)")
 
 
+def _mark(lines: Sequence[Line[Certified]]) -> str:
+    """What the marks of levels say."""
+    asked = {levels.preset(line) is not None for line in lines if not levels.comparable(line)}
+    of = ["levels of a table"] * (False in asked) + ["the radius asked for"] * (True in asked)
+    return f"{', '.join(of)}: comparable there alone"
+
+
 def end_of(tables: Sequence[pd.DataFrame], largest: Sequence[float]) -> float:
     """Where an axis of radii ends: behind all that is proven or could be."""
-    limits = [x for x in largest if np.isfinite(x)] + [float(certified.proven(t).max(initial=0.0)) for t in tables]
+    limits = [x for x in largest if np.isfinite(x)] + [certified.reached(t) for t in tables]
     return 1.06 * max([*limits, 1e-6])
 
 
 def draw_certified(axes: Axes, line: Line[Certified], style: dict[str, Any], end: float, label: str) -> None:
     """One line's curve with its band, the marks of its levels, and its natural accuracy."""
     # Between two grid points the value of the upper one: never above the true curve.
-    points = certified.curve(line.tables, np.linspace(0, end, _GRID))
+    asked = levels.preset(line)  # known up to there, at least
+    points = certified.curve(line.tables, np.linspace(0, end if asked is None else asked, _GRID))
     points = points[points["accuracy"].shift(fill_value=1) > 0]  # nothing is drawn along the axis behind the first 0
     x, y, error = points["radius"], 100 * points["accuracy"], 100 * points["error"]
     levelled = not levels.comparable(line)

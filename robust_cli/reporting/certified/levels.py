@@ -3,7 +3,7 @@
 A sequential plan proves radii of a table fixed beforehand, so a radius is a level of it: certified accuracy was tested at the
 levels alone and compares there with that of a fixed number of draws; the average radius compares nowhere. A label-aware run stops
 an image whose class is wrong before its votes are counted; those images count as not certified, and what depends on their votes
-was not measured.
+was not measured. A deterministic certificate that was asked for one radius proves that radius or nothing: a table of one level.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from robust_cli.reporting.certified import accuracy as certified
 from robust_cli.reporting.lines.line import Line
+from robust_cli.reporting.reading import about as abouts
 from robust_cli.reporting.reading.load import Certified
 from robust_cli.reporting.tables import EMPTY
 
@@ -24,6 +25,8 @@ _ZERO = 1e-7  # below it a radius stands for "more than 0", the lowest level the
 _NOTE = (f"{MARK} Not comparable with runs of a fixed number of draws: this run proves radii of a table fixed beforehand, "
          "so its average radius is that of the levels, and between two levels its curve is that of the next. At the levels "
          "themselves it compares.")
+_PRESET = (f"{MARK} Asked for one radius: there certified accuracy is known and compares; at smaller radii it is at least that, "
+           "beyond it nothing was asked (–). The average radius would be one of 0 and that radius, so there is none.")  # noqa: RUF001
 _UNTESTED = "At a radius that is no level of its table, a run was not tested (–)."  # noqa: RUF001
 _NO_ABSTENTION = ("Abstention was not tested (–) where the smallest level of a table is above 0: an image without that radius "  # noqa: RUF001
                   "may well have a class.")
@@ -33,8 +36,15 @@ _PUBLISHED = "Not measured (–): a published file holds no majority votes and n
 
 
 def comparable(line: Line[Certified]) -> bool:
-    """Whether the radii are not levels of a table."""
+    """Whether the radii are not levels of a table, nor one that was asked for."""
+    if line.is_deterministic:
+        return preset(line) is None
     return all(run.about.get("comparable", True) for run in line.runs)
+
+
+def preset(line: Line[Certified]) -> float | None:
+    """The one radius that a deterministic certificate was asked for."""
+    return abouts.preset(line.about, line.part)
 
 
 def label_aware(line: Line[Certified]) -> bool:
@@ -44,6 +54,9 @@ def label_aware(line: Line[Certified]) -> bool:
 
 def levels(line: Line[Certified]) -> NDArray[np.float64]:
     """The radii of the table, increasing, 0 for "more than 0"; those that occur where the plan does not say which there are."""
+    asked = preset(line)
+    if asked is not None:
+        return np.array([asked])
     rows = [table.loc[table["predicted"] >= 0, "radius"].to_numpy(dtype=np.float64) for table in line.tables]
     occurring = np.concatenate([np.zeros(0), *rows])
     occurring = np.unique(np.where(occurring < _ZERO, 0.0, occurring))
@@ -82,24 +95,29 @@ def tested(line: Line[Certified], radii: NDArray[np.float64]) -> NDArray[np.floa
 
 def abstention_tested(line: Line[Certified]) -> bool:
     """Whether an image without a certified class is one for which none could be named: not where a table begins above 0."""
-    return comparable(line) or among(0.0, levels(line))
+    return line.is_deterministic or comparable(line) or among(0.0, levels(line))
 
 
 def notes(lines: Sequence[Line[Certified]], columns: NDArray[np.float64] | None = None) -> list[str]:
     """The footnotes that these lines need, in a table with these columns of radii (None: in a figure)."""
     radii = np.zeros(0) if columns is None else columns
-    untested = any(np.isnan(tested(line, radii)).any() for line in lines)
-    return [*[_NOTE] * any(not comparable(line) for line in lines), *[_UNTESTED] * untested,
+    drawn = [line for line in lines if preset(line) is None]
+    untested = any(np.isnan(tested(line, radii)).any() for line in drawn)
+    return [*[_NOTE] * (not all(map(comparable, drawn))), *[_PRESET] * (len(drawn) < len(lines)), *[_UNTESTED] * untested,
             *[_NO_ABSTENTION] * (columns is not None and not all(map(abstention_tested, lines))),
             *[UNMEASURED] * any(map(label_aware, lines)),
-            *[_PUBLISHED] * any(line.about.get("published") for line in lines)]
+            *[_PUBLISHED] * any(line.about.get("published") and not line.is_deterministic for line in lines)]
 
 
 def footnote(lines: Sequence[Line[Certified]], cells: Sequence[str]) -> str:
     """One line for a screen on what a table of these cells shows; marks and dashes only where there are any."""
-    dagger = [f"{MARK}: of a table's levels, not comparable with a fixed number of draws"] * any(MARK in cell for cell in cells)
+    exact, asked = all(line.is_deterministic for line in lines), any(preset(line) is not None for line in lines)
+    answer = "the network's class" if exact else "the majority of the votes"
+    marked = ("one radius was asked for; at smaller ones at least as much holds, and there is no average radius" if asked
+              else "of a table's levels, not comparable with a fixed number of draws")
+    dagger = [f"{MARK}: {marked}"] * any(MARK in cell for cell in cells)
     aware, begun = any(map(label_aware, lines)), not all(map(abstention_tested, lines))
     why = " and ".join(["not measured in a label-aware run"] * aware
                       + ["abstention not tested by a table that begins above 0"] * begun)
-    dash = [f"–: {why or 'not tested or not measured'}"] * (EMPTY in cells)  # noqa: RUF001
-    return "; ".join(["natural: the majority of the votes is right, certified or not", *dagger, *dash])
+    dash = [f"{EMPTY}: {why or 'not tested or not measured'}"] * (EMPTY in cells)
+    return "; ".join([f"natural: {answer} is right, certified or not", *dagger, *dash])

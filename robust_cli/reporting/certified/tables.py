@@ -11,13 +11,14 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from robust_cli.reporting.certified import accuracy as certified
-from robust_cli.reporting.certified import levels
+from robust_cli.reporting.certified import exact, levels
 from robust_cli.reporting.estimates import Estimate
+from robust_cli.reporting.lines.facets import EXACT
 from robust_cli.reporting.lines.line import Line
 from robust_cli.reporting.lines.of_runs import certified_lines
-from robust_cli.reporting.reading.about import noise_layer, of_votes
+from robust_cli.reporting.reading.about import ceiling, noise_layer, of_softmax
 from robust_cli.reporting.reading.load import Certified
-from robust_cli.reporting.tables import EMPTY, Table, average_radius, number, percent, radius
+from robust_cli.reporting.tables import Table, average_radius, percent
 
 _MOST = 14  # columns of radii, but for more runs with a table of their own than that
 _PREDICTION = ("Prediction: the class by the binomial test of the two top votes (Algorithm 1 of Cohen et al. 2019) at the same "
@@ -27,20 +28,24 @@ _PROVEN = ("Prediction of lines of the expected softmax: the class that the boun
 _MEANS = "Natural, for lines of the expected softmax: the class of the largest mean softmax."
 SPREAD = ("± is the standard error over the images; for a line of several seeds, the standard deviation over the seeds. "
           "0.0 at 0 % or 100 % means that the images show no exception, not that there is none.")
+_CERTIFIED = ("Certified accuracy at r: right, not abstained, radius at least r (at 0: more than 0), over all images. "
+              "Natural: the majority of the estimation votes. Average radius: wrong and abstained images count 0.")
 EACH_ROW = "Each row's radius holds at its own failure probability over the sampling, not jointly with the others."
 
 
 def largest_radius(line: Line[Certified]) -> float:
-    """What unanimous votes would prove; NaN where the run does not say."""
-    own = line.runs[0].about.get("certificates", {}).get(line.part, {})
-    value = own.get("largest_radius")
-    return math.nan if value is None else float(value)
+    """What unanimous votes would prove, or the radius that was asked for; NaN where the run does not say, inf for no limit."""
+    return ceiling(line.about, line.part)
 
 
 def summary(line: Line[Certified]) -> certified.Summary:
     """A line's summary, without what its run did not test."""
-    probability = line.runs[0].about.get("failure_probability")
+    probability = line.about.get("failure_probability")
+    if line.is_deterministic:
+        probability = None if line.is_claim else 0.0
     found = certified.summary(line.tables, None if probability is None else float(probability), largest_radius(line))
+    if levels.preset(line) is not None:
+        found = replace(found, average_radius=_untested(found.average_radius))
     if levels.abstention_tested(line):
         return found
     return replace(found, abstention=_untested(found.abstention))
@@ -61,7 +66,7 @@ def radii_for(lines: Sequence[Line[Certified]]) -> NDArray[np.float64]:
     """Round radii where a line has no table of its own, and the levels of those that have one, up to the largest that any of the
     lines can prove; each thinned out alike where together they are many."""
     ends = [largest_radius(line) for line in lines]
-    reached = max((float(certified.proven(t).max(initial=0.0)) for line in lines for t in line.tables), default=0.0)
+    reached = max((certified.reached(t) for line in lines for t in line.tables), default=0.0)
     end = max([end for end in ends if math.isfinite(end)] + [reached])
     usual = [certified.default_radii(end)] * any(map(levels.comparable, lines))
     sources = [*usual, *(_up_to(levels.levels(line), end) for line in lines if not levels.comparable(line))]
@@ -126,8 +131,8 @@ def accuracy_table(lines: Sequence[Line[Certified]], radii: ArrayLike) -> Table:
     rows, data = [], []
     for line in lines:
         s, at = summary(line), tested(line, radii)
-        discount = line.about.get("discount")
-        rows.append([line.title, str(at[0].images), percent(s.natural), percent(s.abstention),
+        discount = None if line.is_deterministic else line.about.get("discount")
+        rows.append([line.title, str(at[0].images), percent(s.natural), exact.abstains(line, s.abstention),
                      *map(percent, at), average_radius(s.average_radius) + levels.MARK * (not levels.comparable(line))])
         data += [_row(line, f"certified at {r:g}", e, float(r)) for r, e in zip(radii, at, strict=True)]
         if discount is not None:
@@ -136,10 +141,9 @@ def accuracy_table(lines: Sequence[Line[Certified]], radii: ArrayLike) -> Table:
             data += [_row(line, f"certified at {r:g} times {discount}", e, float(r)) for r, e in zip(radii, reduced, strict=True)]
         data += [_row(line, quantity, e) for quantity, e in
                  (("natural", s.natural), ("abstention", s.abstention), ("average radius", s.average_radius))]
-    notes = [SPREAD, "Certified accuracy at r: right, not abstained, radius at least r (at 0: more than 0), over all images. "
-             "Natural: the majority of the estimation votes. Average radius: wrong and abstained images count 0."]
-    notes += [_MEANS] * any(map(_of_softmax, lines))
-    if any(line.about.get("discount") is not None for line in lines):
+    notes = [SPREAD, _CERTIFIED if not all(line.is_deterministic for line in lines) else exact.CERTIFIED]
+    notes += [*[_MEANS] * any(map(_of_softmax, lines)), *exact.notes(lines)]
+    if any(line.about.get("discount") is not None and not line.is_deterministic for line in lines):
         notes.append("'times 0.95' multiplies certified accuracy by the confidence, as STN (Li et al. 2019) reports it.")
     columns = ["", "images", "natural %", "abstains %", *(f"r = {r:.6g}" for r in radii), "average radius"]
     norm = lines[0].norm
@@ -148,7 +152,7 @@ def accuracy_table(lines: Sequence[Line[Certified]], radii: ArrayLike) -> Table:
 
 
 def _of_softmax(line: Line[Certified]) -> bool:
-    return not of_votes(line.about, line.part)
+    return of_softmax(line.about, line.part)
 
 
 def _row(line: Line[Certified], quantity: str, e: Estimate, at: float = math.nan) -> dict[str, object]:
@@ -166,26 +170,30 @@ def certificates_table(lines: Sequence[Line[Certified]]) -> Table:
         own = about.get("certificates", {}).get(line.part, {})
         said = {"noise": about.get("noise", "gaussian"), "sampling": (about.get("sampling") or {}).get("name", "fixed"),
                 **{k: about.get(k) for k in ("noise_std", "samples", "selection_samples", "failure_probability")}}
+        if line.is_deterministic:
+            said = {**dict.fromkeys(said), "noise": "none", "sampling": EXACT}
         layer = noise_layer(about)
-        if about.get("published"):
+        if about.get("published") and not line.is_deterministic:
             said |= {"noise": about.get("noise"), "sampling": (about.get("sampling") or {}).get("name")}
         placed = said if layer == "input" else {**said, "noise": f"{said['noise']} in the {layer} layer"}
         rows.append([line.title, line.part, line.norm, str(own.get("bounds", "")).replace("_", "-"),
-                     str(own.get("interval", "")), *map(_plain, placed.values()), radius(s.largest_radius),
-                     number(s.false_expected, 2),
-                     EMPTY if s.false_quantile is None else str(s.false_quantile), percent(s.predicted), percent(s.undecided)])
+                     str(own.get("interval", "")), *map(_plain, placed.values()), exact.ceiling(s.largest_radius),
+                     *exact.false_ones(line, s), percent(s.predicted), exact.abstains(line, s.undecided)])
         data.append({"line": line.title, "certificate": line.part, "norm": line.norm,
                      **{k: own.get(k) for k in ("bounds", "interval", "multiplicity")}, **said, "noise_layer": layer,
-                     "scores": own.get("scores", "votes"),
+                     "scores": None if line.is_deterministic else own.get("scores", "votes"),
+                     **{k: own.get(k) for k in ("relaxation", "cascade", "radius")},
                      "largest_radius": s.largest_radius, "false_expected": s.false_expected, "false_quantile": s.false_quantile,
                      "prediction_accuracy": s.predicted.value, "prediction_abstention": s.undecided.value,
                      "statement": own.get("statement")})
     columns = ["", "certificate", "norm", "bounds", "interval", "noise", "sampling", "noise_std", "n", "selection",
                "failure probability", "largest provable radius", "false: expected", "false: 99.9 %", "prediction %",
                "undecided %"]
+    notes = [EACH_ROW, "False: expected number and 99.9 % quantile of wrong certificates among one run's images.", _PREDICTION]
+    if all(line.is_deterministic for line in lines):
+        columns, rows, notes = *exact.columns(columns, rows), []
     return Table("provable_radii", "What the certificates can prove", pd.DataFrame(data), columns, rows,
-                 [EACH_ROW, "False: expected number and 99.9 % quantile of wrong certificates among one run's images.",
-                  _PREDICTION, *[_PROVEN] * any(map(_of_softmax, lines)),
+                 [*notes, *exact.notes(lines), *[_PROVEN] * any(map(_of_softmax, lines)),
                   *[levels.UNMEASURED] * any(map(levels.label_aware, lines)), *_statements(lines)])
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from robust_cli.reporting.reading.about import noise_layer, of_votes
+from robust_cli.reporting.reading.about import claimed, deterministic, noise_layer, of_softmax, preset
 from robust_cli.reporting.reading.load import DERIVED, Attacked, Certified, Run
 
 Facets = dict[str, str]
 TRAINING = "training: "  # begins the names of what the training run's settings say
 REGIME = f"{TRAINING}regime."  # of them, the regime's own
+SMOOTHED, NETWORK, EXACT = "smoothed", "network itself", "exact, no sampling"
 _SAID_ELSEWHERE = ("name", "samples", "selection_samples", "label_aware", "_target_")
 
 
@@ -67,16 +68,34 @@ def of_model(about: dict[str, Any], training: dict[str, Any] | None) -> Facets:
 
 def of_certificate(run: Certified, name: str) -> Facets:
     """One certificate of a run."""
+    return _deterministic(run, name) if deterministic(run.about, name) else _sampled(run, name)
+
+
+def _deterministic(run: Certified, name: str) -> Facets:
+    """A certificate of the network itself, which draws nothing: without noise, votes and what may fail."""
+    own, radius = run.about["certificates"][name], preset(run.about, name)
+    return {**of_run(run), **words((
+        ("classifier", NETWORK, "{}"), ("samples", EXACT, "{}"), ("shard", run.about.get("shard"), "shard {}"),
+        ("norm", run.norm(name), "{}"),
+        ("cascade", "cascade" if own.get("cascade") else None, "{}"),
+        ("certificate", name, "claimed by {}" if claimed(run.about, name) else "certified by {}"),
+        ("radius", None if radius is None else f"{radius:.6g}", "asked for {}"),
+        ("relaxation", own.get("relaxation"), "{} relaxation")))}
+
+
+def _sampled(run: Certified, name: str) -> Facets:
+    """A certificate of a smoothed classifier, from votes or scores under noise."""
     about = run.about
     own = about.get("certificates", {}).get(name, {})
     bounds = own.get("bounds") or run.of(name)["bounds"].iloc[0]
     plan = about.get("sampling") or {}
     settings = {f"plan: {k}": _of_plan(k, v) for k, v in plan.items() if k not in _SAID_ELSEWHERE}
     return {**of_run(run), **settings, **words((
+        ("classifier", SMOOTHED, "{}"),
         ("noise", about.get("noise", "gaussian"), "{} noise"), ("sampling", plan.get("name", "fixed"), "{} sampling"),
         ("label_aware", "label-aware" if about.get("label_aware") else None, "{}"),
         ("shard", about.get("shard"), "shard {}"), ("norm", run.norm(name), "{}"),
-        ("scores", None if of_votes(about, name) else "expected softmax", "{}"),
+        ("scores", "expected softmax" if of_softmax(about, name) else None, "{}"),
         ("certificate", name, "{}"), ("bounds", str(bounds).replace("_", "-"), "{}"),
         ("interval", own.get("interval"), "{} interval"), ("multiplicity", own.get("multiplicity"), "multiplicity: {}"),
         ("samples", about.get("samples"), "n = {}" if plan.get("name", "fixed") == "fixed" else "n at most {}"),

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import pandas as pd
 
+from robust_cli.reporting.reading.about import claimed, deterministic
 from robust_cli.reporting.reading.load import DERIVED, Attacked, Certified
 
 WORST = "worst case"  # the part of a line that is the worst over several attacks
@@ -43,6 +44,16 @@ class Line(Generic[R]):
     def is_own(self) -> bool:
         """False for images made on another model or rounded to 8 bits, which are no attack on this classifier."""
         return DERIVED not in self.part
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether it is a certificate of the network itself, for which nothing is drawn."""
+        return deterministic(self.about, self.part)
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether it is the published count of a cascade, which proves nothing of the cascade."""
+        return claimed(self.about, self.part)
 
 
 AnyLine = Line[Any]

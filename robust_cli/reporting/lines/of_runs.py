@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from robust_cli.reporting.attacked import accuracy as robust
-from robust_cli.reporting.lines.facets import of_attack, of_certificate, words
+from robust_cli.reporting.lines.facets import EXACT, of_attack, of_certificate, words
 from robust_cli.reporting.lines.line import WORST, Line, R
 from robust_cli.reporting.lines.titles import named
-from robust_cli.reporting.reading.about import noise_layer, of_votes
+from robust_cli.reporting.reading.about import claimed, deterministic, noise_layer, of_softmax
 from robust_cli.reporting.reading.load import Attacked, Certified
 
 _ONE_TARGET = ("model_fingerprint", "classifier", "noise_std", "decision_votes", "precision", "subset", "seed")
@@ -39,8 +39,10 @@ def _published(runs: Sequence[Certified], ours: Sequence[Line[Certified]]) -> li
                          ("sampling", (run.about.get("sampling") or {}).get("name"), "{} sampling"),
                          ("noise_layer", None if layer == "input" else layer, "noise in the {} layer"),
                          ("label_aware", "label-aware" if run.about.get("label_aware") else None, "{}"),
-                         ("scores", None if of_votes(run.about, run.names[0]) else "expected softmax", "{}")))
+                         ("scores", "expected softmax" if of_softmax(run.about, run.names[0]) else None, "{}")))
         title = _shortest(run.folder.path, [other.folder.path for other in runs if other is not run])
+        title += ", claimed" * claimed(run.about, run.names[0])
+        facets |= words([("samples", EXACT if deterministic(run.about, run.names[0]) else None, "{}")])
         found.append(Line(title, run.names[0], (run,), (run.of(run.names[0]),), facets, str(run.folder.path),
                           run.norm(run.names[0]), families + k, kinds + k))
     return found
@@ -93,13 +95,18 @@ def _without_repeats(single: Sequence[Line[R]], warnings: list[str]) -> list[Lin
     seen: dict[tuple[str, ...], Line[R]] = {}
     for line in single:
         key = (line.part, line.norm, line.hidden, json.dumps(line.facets, sort_keys=True),
-               str(line.about.get("model_fingerprint")), str(line.about.get("seed")))
+               str(line.about.get("model_fingerprint")), _draws(line))
         first = seen.setdefault(key, line)
         text = (f"{line.runs[0].folder.path.name} repeats {first.runs[0].folder.path.name} (same model, settings and seed): "
                 "only the first is used.")
         if first is not line and text not in warnings:
             warnings.append(text)
     return list(seen.values())
+
+
+def _draws(line: Line[R]) -> str:
+    """What repeats of a run share besides their settings: the seed, or the images where nothing is drawn."""
+    return str(line.tables[0]["index"].tolist()) if line.is_deterministic else str(line.about.get("seed"))
 
 
 def _joined(single: Sequence[Line[R]]) -> list[Line[R]]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from robust_cli.reporting.lines.facets import REGIME, Facets
+from robust_cli.reporting.lines.facets import REGIME, SMOOTHED, Facets
 from robust_cli.reporting.lines.line import AnyLine, Line, R
 
 # Facets shown whenever they differ, in this order, and then a regime's settings that differ between lines of that regime; every
 # other facet is shown only where it is needed to tell lines apart.
 _ALWAYS = ("dataset", "model", "regime", "classifier", "noise", "noise_std", "noise_layer", "sampling", "label_aware", "scores",
-           "attack", "certificate", "bounds")
-_OF_THE_PART = ("attack", "certificate", "norm", "bounds", "interval", "multiplicity")
-_USUAL = (None, "gaussian noise", "fixed sampling")
+           "cascade", "attack", "certificate", "bounds")
+_OF_THE_PART = ("attack", "certificate", "norm", "bounds", "interval", "multiplicity", "relaxation", "radius")
+_USUAL = (None, SMOOTHED, "gaussian noise", "fixed sampling")
+_UNSAID = ("noise", "sampling")  # where nothing but the usual, or none at all, is among the lines
 _LISTED = 6  # numbers of a list that a title shows in full
 _TRAINED_WITH = "training_noise_std"
 
@@ -42,7 +43,8 @@ def telling(every: Sequence[Facets]) -> list[list[str]]:
     A regime's setting that differs between lines of that regime stands on all of them, and on none of another regime; so does the
     training's noise, where lines of that regime with the same noise of their own differ in it.
     """
-    shown = [key for key in _ALWAYS if len({facets.get(key) for facets in every}) > 1]
+    shown = [key for key in _ALWAYS if len({facets.get(key) for facets in every}) > 1
+             and not (key in _UNSAID and {facets.get(key) for facets in every} <= {*_USUAL})]
     names = list(dict.fromkeys(key for facets in every for key in facets))
     own = {key: _regimes_apart(every, key) for key in names if key == _TRAINED_WITH or key.startswith(REGIME)}
     shown += [key for key, regimes in own.items() if regimes]

@@ -50,10 +50,14 @@ class Content:
     @property
     def overall(self) -> str:
         """The cross-checks in a sentence."""
-        found = [check for _, check in self.checks]
+        found, claims = ([check for _, check in self.checks if check.claimed is claimed] for claimed in (False, True))
         broken, weak = sum(not c.holds for c in found), sum(c.holds and not c.proves for c in found)
         parts = [f"{broken} broken"] * bool(broken) + [f"{weak} that prove nothing"] * bool(weak)
-        return f"{len(found)} certificates checked against attacks: " + (", ".join(parts) if parts else "all hold") + "."
+        told = bool(found or not claims)
+        said = [f"{len(found)} certificates checked against attacks: {', '.join(parts) or 'all hold'}."] * told
+        said += [f"Claims, which are no certificates: {sum(len(c.broken) for c in claims)} of {sum(c.compared for c in claims)} "
+                 "compared were broken by an attack."] * bool(claims)
+        return " ".join(said)
 
 
 def gather(runs: Runs, radii: ArrayLike | None = None) -> Content:
@@ -97,7 +101,7 @@ def transferred(runs: Runs) -> set[str]:
 
 
 def _checks(runs: Runs, certificates: Sequence[Line[Certified]]) -> list[tuple[str, Check]]:
-    """Every certificate of every run that has an attack on the same smoothed classifier; seeds one by one."""
+    """Every certificate of every run that has an attack on the same classifier; seeds one by one."""
     found = []
     for line in certificates:
         for run in line.runs:

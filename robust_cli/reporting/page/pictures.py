@@ -10,7 +10,7 @@ from typing import Any
 from robust_cli.reporting.attacked import gallery
 from robust_cli.reporting.attacked.figures import robust_figure
 from robust_cli.reporting.certified import accuracy as certified
-from robust_cli.reporting.certified import levels
+from robust_cli.reporting.certified import exact, levels
 from robust_cli.reporting.certified import tables as certified_tables
 from robust_cli.reporting.certified.figures import certified_figure
 from robust_cli.reporting.checked.combined import combined_figure
@@ -19,7 +19,7 @@ from robust_cli.reporting.figures import Picture
 from robust_cli.reporting.lines.line import AnyLine, Line
 from robust_cli.reporting.lines.titles import in_common
 from robust_cli.reporting.measured import measurements
-from robust_cli.reporting.reading.about import of_votes
+from robust_cli.reporting.reading.about import of_network, of_softmax
 from robust_cli.reporting.reading.load import Attacked, Certified, Runs
 from robust_cli.reporting.trained.curves import loss_figure, training_figure
 from robust_cli.reporting.trained.table import training_titles
@@ -63,28 +63,35 @@ def _certified_caption(lines: Sequence[Line[Certified]]) -> str:
     return " ".join([
         f"Certified accuracy against {lines[0].norm} radius{f' ({shared})' if shared else ''}, with one standard error on either "
         "side (standard deviation over the seeds where several are joined)" + "; diamonds: natural accuracy" * natural
-        + "; dotted: largest provable radius.", *levels.notes(lines), *certified_tables.published_notes(lines)])
+        + "; dotted: largest provable radius.", *exact.notes(lines), *levels.notes(lines),
+        *certified_tables.published_notes(lines)])
 
 
 def _combined(name: str, certificates: Sequence[Line[Certified]], attacks: Sequence[Line[Attacked]]) -> list[Picture]:
-    """For each smoothed classifier that was certified and attacked, both in one picture; attacks are decided by votes, so no
-    certificate of the expected softmax, which is another classifier's."""
-    found, certificates = [], [line for line in certificates if of_votes(line.about, line.part)]
+    """For each classifier that was certified and attacked, smoothed or the network itself, both in one picture; attacks on a
+    smoothed one are decided by votes, so no certificate of the expected softmax, which is another classifier's."""
+    found, certificates = [], [line for line in certificates if not of_softmax(line.about, line.part)]
     for k, family in enumerate(dict.fromkeys(line.family for line in certificates)):
         mine = [line for line in certificates if line.family == family]
         against = [a for a in attacks if any(same_classifier(r, s) for line in mine for r in line.runs for s in a.runs)]
         if against:
+            notes = [_between([*mine, *against]), *exact.notes(mine), *levels.notes(mine)]
             found.append(Picture(f"{name}_{k + 1}", combined_figure(mine, against),
-                                 f"One smoothed classifier ({in_common([*mine, *against])}): what is proven from below, what "
-                                 "attacks leave from above. " + " ".join([_between([*mine, *against]), *levels.notes(mine)])))
+                                 f"{_one(mine)} ({in_common([*mine, *against])}): what is proven from below, what attacks leave "
+                                 f"from above. {' '.join(notes)}"))
     return found
+
+
+def _one(lines: Sequence[Line[Certified]]) -> str:
+    return "The network itself" if of_network(lines[0].about) else "One smoothed classifier"
 
 
 def _between(lines: Sequence[Line[Any]]) -> str:
     """What a picture of certified and attacked lines says about the truth."""
     images = {frozenset(table["index"]) for line in lines for table in line.tables}
     if len(images) == 1:
-        return "The true robust accuracy lies between the two."
+        proven = ", but for what is claimed" * any(line.is_claim for line in lines)
+        return f"The true robust accuracy lies between the two{proven}."
     return ("Not all lines are of the same images (see the tables): on images that two of them share, the true robust "
             "accuracy lies between the two.")
 

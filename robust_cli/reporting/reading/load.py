@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from robust_cli.messages import UserError
+from robust_cli.reporting.reading.about import DETERMINISTIC
 from robust_cli.runs.folder import RunFolder
 
 CERTIFICATES = ("certificate", "bounds", "index", "label", "predicted", "majority", "p1_lower", "p2_upper", "radius")
@@ -49,7 +50,7 @@ class Certified:
 
     The columns norm, prediction, draws and stopped are always there: l2, NaN, NaN and complete where an older run has none;
     label_aware says of every row whether the run may have skipped images for their labels, positive whether a class that is
-    named is proven whatever its radius, as one of a table's.
+    named is proven whatever its radius, as one of a table's (not so the class that a network itself answers).
     """
 
     folder: RunFolder
@@ -197,7 +198,8 @@ def read(folder: RunFolder) -> Run:
         for name, value in _LATER.items():
             if name not in table:
                 table[name] = value
-        table["label_aware"], table["positive"] = bool(about.get("label_aware", False)), not about.get("comparable", True)
+        table["label_aware"] = bool(about.get("label_aware", False))
+        table["positive"] = (table["bounds"] != DETERMINISTIC) & (not about.get("comparable", True))
         _no_twins(table, ["certificate", "index"], folder.certificates)
         _one_norm(table, folder.certificates)
         return Certified(folder, about, provenance, table)

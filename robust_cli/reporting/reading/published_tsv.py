@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from robust_cli.messages import UserError
+from robust_cli.reporting.reading.about import DETERMINISTIC
 from robust_cli.reporting.reading.load import Certified, Runs, load
 from robust_cli.reporting.reading.sidecar import Said, beside
 from robust_cli.reporting.reading.sidecar import checked as checked
@@ -80,18 +81,21 @@ def read_tsv(path: Path, said: Said = Said()) -> Certified:
     if len(twins):
         raise UserError(f"{path}: expected one row per image, found idx {twins['index'].iloc[0]} more than once; "
                         "take a whole copy")
-    norm, ceiling = said.norm or "l2", said.ceiling()
-    table = table.assign(certificate=CERTIFICATE, norm=norm, bounds="", majority=np.nan, prediction=np.nan, draws=np.nan,
-                         stopped="", label_aware=bool(said.label_aware), positive=True, p1_lower=np.nan, p2_upper=np.nan)
+    norm, ceiling, exact = said.norm or "l2", said.ceiling(), bool(said.deterministic)
+    bounds, answers = (DETERMINISTIC, table["predicted"]) if exact else ("", np.nan)  # the network's class is what was proven of
+    table = table.assign(certificate=CERTIFICATE, norm=norm, bounds=bounds, majority=answers, prediction=answers, draws=np.nan,
+                         stopped="", label_aware=bool(said.label_aware), positive=not exact, p1_lower=np.nan, p2_upper=np.nan)
     remarks, doubts = _remarks(said, table["radius"].to_numpy(), texts)
     about = {"command": "published", "published": path.name, "dataset": said.dataset, "subset": path.name, "images": len(table),
              "noise_std": said.noise_std, "samples": said.samples, "failure_probability": said.failure_probability,
              "noise": said.noise, "sampling": {"name": said.sampling}, "comparable": said.comparable is not False,
              "label_aware": bool(said.label_aware), "radii": said.radii, "model_fingerprint": None,
              "remarks": [*remarks, *doubts], "doubts": doubts,
+             "classifier": "base" if exact else "smoothed",
              "smoothing": {"layer": said.noise_layer, "operator_norm": said.operator_norm} if said.noise_layer else None,
              "certificates": {CERTIFICATE: {"norm": norm, "largest_radius": None if math.isnan(ceiling) else ceiling,
-                                            "scores": said.scores or "votes"}}}
+                                            "scores": said.scores or "votes", "bounds": bounds, "radius": said.radius,
+                                            "cascade": said.cascade}}}
     return Certified(RunFolder(path), about, {"file": str(path)}, table)
 
 
@@ -144,7 +148,9 @@ def _remarks(said: Said, radii: np.ndarray, texts: Sequence[str]) -> tuple[list[
     if rounding:
         found.append(f"published radii carry {digits(texts)} digits and may be rounded up by as much as {rounding:.2g}.")
     unknown = [name for name in ("noise_std", "samples", "failure_probability") if getattr(said, name) is None]
-    if unknown:
+    if said.deterministic:
+        found.append("exact, no sampling; the model is not known: no cross-check.")
+    elif unknown:
         found.append(f"{', '.join(unknown)} unknown: no ceiling, no cross-check.")
     else:
         found.append("the model is not known: no cross-check.")

@@ -12,7 +12,7 @@ from typing import Any
 
 from robust_cli.certificates import confidence, neyman_pearson
 from robust_cli.messages import UserError
-from robust_cli.reporting.reading.about import noise_layer, of_votes
+from robust_cli.reporting.reading.about import deterministic, noise_layer, of_softmax
 from robust_cli.runs.folder import write_json
 
 
@@ -26,7 +26,8 @@ class Said:
     certificate, dataset: our name of the data set whose test images idx counts. Of our own files also the kind of noise, the norm
     of the radii, the name of the sampling plan; comparable: False where radii are levels of a table, radii: that table;
     label_aware: whether images were skipped (predict -1) because their class was wrong; largest_radius: what unanimous votes
-    prove; exact: True where no radius was rounded.
+    prove; exact: True where no radius was rounded; deterministic: True where nothing was drawn, of the network itself; radius:
+    the one that such a certificate was asked for; cascade: 'published' where it is a claim that proves nothing of the cascade.
     """
 
     noise_std: float | None = None
@@ -44,6 +45,9 @@ class Said:
     noise_layer: str | None = None
     operator_norm: float | None = None
     scores: str | None = None
+    deterministic: bool | None = None
+    radius: float | None = None
+    cascade: str | None = None
 
     def pixel_noise(self) -> float:
         """The size of the noise in pixel units, of which the radii are; NaN if not known."""
@@ -68,6 +72,12 @@ def write_sidecar(path: Path, about: Mapping[str, Any], certificate: str, plan: 
     """Write FILE.json beside the TSV of one certificate of a run: what its about.json and its plan.json (may be empty) say."""
     own = about["certificates"][certificate]
     comparable = bool(about.get("comparable", True))
+    if deterministic(about, certificate):
+        write_json(_sidecar(path), {
+            "noise_std": None, "samples": None, "failure_probability": None, "dataset": about.get("dataset"),
+            "norm": own.get("norm", "l2"), "comparable": comparable, "exact": True, "deterministic": True,
+            **{key: own[key] for key in ("radius", "cascade") if own.get(key) is not None}})
+        return
     write_json(_sidecar(path), {
         **{key: about.get(key) for key in ("noise_std", "samples", "failure_probability", "dataset")},
         "noise": about.get("noise", "gaussian"), "norm": own.get("norm", "l2"),
@@ -80,7 +90,7 @@ def _unusual(about: Mapping[str, Any], certificate: str) -> dict[str, Any]:
     """Of the smoothed classifier what is not as nearly everywhere: the place of the noise, and what is asked of the draws."""
     layer, norm = noise_layer(about), (about.get("smoothing") or {}).get("operator_norm")
     placed = {} if layer == "input" else {"noise_layer": layer, "operator_norm": norm}
-    return placed if of_votes(about, certificate) else {**placed, "scores": about["certificates"][certificate]["scores"]}
+    return {**placed, "scores": about["certificates"][certificate]["scores"]} if of_softmax(about, certificate) else placed
 
 
 def _sidecar(path: Path) -> Path:
@@ -126,6 +136,9 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str, Callable[[Any], bool]]] = {
     "label_aware": ((bool,), "true or false", _any), "exact": ((bool,), "true or false", _any),
     "noise_layer": ((str,), "a name", bool), "scores": ((str,), "votes or softmax", ("votes", "softmax").__contains__),
     "operator_norm": ((int, float), "a number > 0", lambda value: 0 < value < math.inf),
+    "deterministic": ((bool,), "true or false", _any),
+    "radius": ((int, float), "a number > 0", lambda value: 0 < value < math.inf),
+    "cascade": ((str,), "sound or published", ("sound", "published").__contains__),
     "largest_radius": ((int, float), "a number >= 0", lambda value: 0 <= value < math.inf),
     "radii": ((list,), "increasing numbers >= 0", lambda value: _increasing(value))}
 
