@@ -41,8 +41,9 @@ class LpDual:
 
     ``stages`` > 1 trains a `Cascade`. The first ``given_stages`` come finished with the weights to start from (those of a network
     for one, else of a cascade of so many); the epochs are shared out evenly among the others. Each is trained on the images whose
-    class those before could not certify at ``radius``, asked once, when a stage's turn has come, of the image as it comes then
-    (augmented images change). Batches are those of the loop without the images that are settled, so the later ones are small.
+    class those before could not certify at ``radius``, asked once (in float32), when a stage's turn has come, of the image as
+    it comes then (augmented images change). Batches are those of the loop without the images that are settled, so the later ones
+    are small.
     """
 
     norm: str = "l2"
@@ -95,14 +96,13 @@ class LpDual:
         if not isinstance(model, Cascade):
             return self._of_network(model, batch, progress)
         if not progress.validating:
-            self._stage = self.given_stages + progress.step * self.phases // progress.total
+            self._stage = min(self.given_stages + progress.step * self.phases // progress.total, self.stages - 1)
             model.in_use = self._stage + 1
         left = self._left(model, batch, keep=not progress.validating)
         share = {"left": left.float().mean()}
         network = model.stages[self._stage]
         if not left.any():
-            nothing = sum(parameter.sum() * 0 for parameter in network.parameters())
-            assert isinstance(nothing, torch.Tensor)
+            nothing = left.new_zeros((), dtype=torch.float32, requires_grad=True)  # of no weight: optimisers pass over those
             return Losses(nothing, dict.fromkeys(("robust_cross_entropy", "cross_entropy", "uncertified"), nothing) | share)
         found = self._of_network(network, Batch(batch.images[left], batch.labels[left], batch.indices[left]), progress)
         return Losses(found.total, found.terms | share)
@@ -141,7 +141,8 @@ class LpDual:
         settled = self._settled[indices] if keep else torch.full((len(indices),), _NEVER, dtype=torch.int16)
         for stage in range(self._stage):
             todo = ((settled == _NEVER) & (asked <= stage)).nonzero()[:, 0]
-            sure = certifies(model.stages[stage], batch.images[todo.to(batch.images.device)], self.norm, self.radius).cpu()
+            sure = certifies(model.stages[stage], batch.images[todo.to(batch.images.device)], self.norm, self.radius,
+                             rough=True).cpu()
             settled[todo[sure]] = stage
         if keep:
             self._settled[indices], self._asked[indices] = settled, asked.clamp(min=self._stage)
@@ -149,7 +150,7 @@ class LpDual:
 
     def state_dict(self) -> dict[str, Any]:
         """See `batch.Stateful`: which images the stages before have settled."""
-        return {"stage": self._stage, "asked": self._asked, "settled": self._settled}
+        return {"stage": self._stage, "asked": self._asked.clone(), "settled": self._settled.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `batch.Stateful`."""

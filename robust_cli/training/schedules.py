@@ -19,8 +19,8 @@ from collections.abc import Iterable
 import torch
 from torch.optim import lr_scheduler
 
-from robust_cli.messages import check
-from robust_cli.training.settings import Optimizer, Schedule, Training
+from robust_cli.messages import UserError
+from robust_cli.training.settings import Keep, Optimizer, Schedule, Training
 
 
 def optimizer_for(parameters: Iterable[torch.nn.Parameter], settings: Training) -> torch.optim.Optimizer:
@@ -39,9 +39,8 @@ class LearningRate:
     evenly) each begins with it anew."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, settings: Training, steps_per_epoch: int, phases: int = 1) -> None:
-        """Raises Wrong where the phases do not divide the epochs."""
-        check(settings.epochs % phases == 0, "epochs", f"a multiple of {phases}, the number of stages, each of which has as many",
-              settings.epochs)
+        """Raises UserError where the phases do not divide the epochs, or a setting compares losses of several phases."""
+        _check_phases(settings, phases)
         self._optimizer, self._settings, self._kind = optimizer, settings, settings.schedule
         self._epochs, self._steps_per_epoch = settings.epochs // phases, steps_per_epoch
         self._done = 0  # epochs
@@ -82,6 +81,16 @@ class LearningRate:
         """Go on from a checkpoint."""
         self._done = int(str(state.get("phases_epochs", 0)))
         self._schedule.load_state_dict({key: value for key, value in state.items() if key != "phases_epochs"})
+
+
+def _check_phases(settings: Training, phases: int) -> None:
+    if settings.epochs % phases:
+        raise UserError(f"training.epochs: expected a multiple of {phases}, the number of stages to train, each of which has as "
+                        f"many, got {settings.epochs}")
+    if phases > 1 and (settings.keep is not Keep.last or settings.early_stopping_patience):
+        setting = "training.keep" if settings.keep is not Keep.last else "training.early_stopping_patience"
+        raise UserError(f"{setting}: expected its default with {phases} stages to train, whose validation losses do not compare: "
+                        "each is of the images that those before left; leave it out")
 
 
 def _schedule(optimizer: torch.optim.Optimizer, settings: Training, steps: int) -> lr_scheduler.LRScheduler:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from robust_cli.messages import check
+from robust_cli.models.classifier import frozen
 from robust_cli.verification.bounds import NORMS
 from robust_cli.verification.certified import proof
 
@@ -56,7 +57,12 @@ class Cascade(nn.Module):
         return list(self.stages)[: self.in_use]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        stage, _ = self.answering(images)
+        return self.logits_of(images, self.chosen(images))
+
+    def logits_of(self, images: torch.Tensor, stage: torch.Tensor) -> torch.Tensor:
+        """Each image's logits by its stage (int64 [n])."""
+        if not len(images):
+            return self.stages[-1](images)
         places, logits = [], []
         for k in stage.unique().tolist():
             mine = (stage == k).nonzero()[:, 0]
@@ -65,17 +71,23 @@ class Cascade(nn.Module):
         return torch.cat(logits)[torch.cat(places).argsort()]
 
     @torch.no_grad()
+    def chosen(self, images: torch.Tensor) -> torch.Tensor:
+        """Which stage answers each image, int64 [n]. The last one is not asked for a proof, which would change nothing."""
+        stage = torch.full((len(images),), self.in_use - 1, device=images.device)
+        left = torch.arange(len(images), device=images.device)
+        for k, network in enumerate(self.asked[:-1]):
+            sure = certifies(network, images[left], self.norm, self.radius)
+            stage[left[sure]] = k
+            left = left[~sure]
+        return stage
+
+    @torch.no_grad()
     def answering(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Which stage answers each image, int64 [n], and whether it certifies its answer, bool [n] (the last one may not)."""
-        stage = torch.full((len(images),), self.in_use - 1, device=images.device)
-        certified = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        left = torch.arange(len(images), device=images.device)
-        for k, network in enumerate(self.asked):
-            sure = certifies(network, images[left], self.norm, self.radius)
-            stage[left[sure]], certified[left[sure]] = k, True
-            left = left[~sure]
-            if not len(left):
-                break
+        stage = self.chosen(images)
+        certified = stage < self.in_use - 1
+        last = (~certified).nonzero()[:, 0]
+        certified[last] = certifies(self.asked[-1], images[last], self.norm, self.radius)
         return stage, certified
 
     @torch.no_grad()
@@ -93,9 +105,10 @@ class Cascade(nn.Module):
         return same
 
 
-def certifies(network: nn.Module, images: torch.Tensor, norm: str, radius: float) -> torch.Tensor:
-    """Whether a network proves its own class of each image on the ball of a radius: bool [n]."""
+def certifies(network: nn.Module, images: torch.Tensor, norm: str, radius: float, rough: bool = False) -> torch.Tensor:
+    """Whether a network, in evaluation mode, proves its own class of each image on the ball of a radius: bool [n]; ``rough`` as
+    in `Proof.holds`."""
     if not len(images):
         return torch.zeros(0, dtype=torch.bool, device=images.device)
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        return proof(network, tuple(images.shape[1:])).holds(images, network(images).argmax(1), norm, radius)
+    with frozen(network), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        return proof(network, tuple(images.shape[1:])).holds(images, network(images).argmax(1), norm, radius, rough)

@@ -57,17 +57,24 @@ class LpDual:
         if not isinstance(model, Cascade):
             return self._proven(proof(model, shape, self.relaxation), images, classes, norm, radius)
         check(norm == model.norm, "norm", f"{model.norm}, that of the cascade's stages", norm)
-        if self.cascade == PUBLISHED:
-            _, certified = model.answering(images)
-            answered = model(images).argmax(1) == classes
-            found = torch.where(certified & answered, model.radius, 0.0).double()
-        else:
-            last = proof(model.asked[-1], shape, self.relaxation)
-            largest = self._proven(last, images, classes, norm, radius if radius is not None and radius <= model.radius else None)
-            if largest.dtype == torch.bool:
-                return largest & model.agreed(images, classes)
-            found = torch.where(model.agreed(images, classes), largest.clamp(max=model.radius), 0.0)
+        published = self.cascade == PUBLISHED
+        found = self._published(model, images, classes) if published else self._sound(model, images, classes, radius)
         return found if radius is None else found >= radius
+
+    def _published(self, model: Cascade, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        stage, certified = model.answering(images)
+        answered = model.logits_of(images, stage).argmax(1) == classes
+        return (certified & answered).double() * model.radius
+
+    def _sound(self, model: Cascade, images: torch.Tensor, classes: torch.Tensor, radius: float | None) -> torch.Tensor:
+        found = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+        if radius is not None and radius > model.radius:
+            return found
+        same = model.agreed(images, classes).nonzero()[:, 0]
+        last = proof(model.asked[-1], tuple(images.shape[1:]), self.relaxation)
+        proven = self._proven(last, images[same], classes[same], model.norm, radius)
+        found[same] = (proven * model.radius if radius is not None else proven.clamp(max=model.radius)).double()
+        return found
 
     def _proven(self, made: Proof, images: torch.Tensor, classes: torch.Tensor, norm: str,
                 radius: float | None) -> torch.Tensor:

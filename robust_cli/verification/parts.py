@@ -62,9 +62,9 @@ class Convolution:
         rows = rows.within()
         images, positions, count = rows.values.shape[:3]
         flat = rows.values.reshape(-1, *rows.values.shape[3:])
-        if math.prod(window.size) <= _MATRIX_PAYS * math.prod(_pair(layer.kernel_size)) and len(flat) > flat[0].numel():
-            matrix = self._transposed(torch.eye(flat[0].numel(), dtype=flat.dtype, device=flat.device).view(-1, *flat.shape[1:]))
-            found = flat.flatten(1) @ matrix.flatten(1)
+        if math.prod(window.size) <= _MATRIX_PAYS * math.prod(_pair(layer.kernel_size)) and len(flat) > rows.window.numbers:
+            each = torch.eye(rows.window.numbers, dtype=flat.dtype, device=flat.device)
+            found = flat.flatten(1) @ self._transposed(each.view(-1, *flat.shape[1:])).flatten(1)
         else:
             found = self._transposed(flat)
         return Patches(found.view(images, positions, count, *window.layer[:1], *window.size), window)
@@ -133,7 +133,8 @@ class Linear:
 
     def back(self, rows: Rows, inputs: tuple[int, ...]) -> Rows:
         values = rows.dense().values
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            values = values.clone() if values.is_inference() else values
             point = values.new_zeros(1, *inputs).expand(values.shape[0] * values.shape[1], *inputs).requires_grad_()
             outputs = self.function(point)
             found, = torch.autograd.grad(outputs, point, values.reshape(outputs.shape), create_graph=values.requires_grad)
