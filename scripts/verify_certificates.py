@@ -7,7 +7,8 @@ Reads about.json, plan.json, votes.csv and certificates.csv of each run, scores.
 softmax, and first_layer.npy where the noise came in after the first layer. A stored radius above the one that the votes prove
 is a failure, and so are votes that are not whole or do not stop where the plan looks, an operator norm that the first layer
 exceeds, and files that contradict one another: exit code 1, every such row named. Radii that are needlessly small are counted
-and said. What it cannot see: whether votes, scores and first layer are the model's.
+and said. What it cannot see: whether votes, scores and first layer are the model's. Runs of verifiers (lp_dual) have no votes;
+they are named, and left out.
 Needs numpy and scipy (and mpmath for noise=integer_grid).
 """
 

@@ -56,10 +56,24 @@ def read_votes(path, classes):
     return walks
 
 
+def without_votes(path):
+    """Why a run has no votes to derive its radii from; '' for one that should have them."""
+    try:
+        made = read_json(path / "about.json")["certificates"]
+        proofs = [name for name, own in made.items() if own.get("bounds") == "deterministic"]
+    except (Bad, AttributeError, KeyError, TypeError):
+        return ""  # damaged: said where it is read
+    if not proofs or len(proofs) < len(made):
+        return ""
+    return (f"{', '.join(proofs)}: proven of the network itself, so that there are no votes to derive these radii from; attacks "
+            "of the base classifier and robust report test them")
+
+
 def below(path):
     """The complete certify runs of a folder (itself, or those anywhere below it), and other runs with why they are none."""
     if not (path / "status.json").exists() and (path / "about.json").exists():
-        return [path], []  # a copy without its state
+        why = without_votes(path)
+        return ([], [(path, why)]) if why else ([path], [])  # a copy without its state
     states = [path / "status.json"] if (path / "status.json").exists() else sorted(path.rglob("status.json"))
     found, left_out = [], []
     for file in states:
@@ -75,6 +89,8 @@ def below(path):
         elif state != "complete":
             left_out.append((file.parent, f"not complete ({' '.join(state.split())[:80]}): go on with it by "
                                           f"robust certify resume={file.parent}"))
+        elif why := without_votes(file.parent):
+            left_out.append((file.parent, why))
         else:
             found.append(file.parent)
     return found, left_out

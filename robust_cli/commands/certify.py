@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from robust_cli.commands import proving, scoring
+from robust_cli.commands import proving, scoring, verifying
 from robust_cli.commands.following import after_evaluation
 from robust_cli.composing.task import command
 from robust_cli.runs.console import duration, say, track
@@ -32,7 +32,19 @@ _PILOT = 50  # images after which the draws that the rest will take are foretold
 
 @command("certify")
 def main(config: DictConfig, folder: RunFolder) -> None:
-    """Count noisy votes and certify them: writes votes.csv, certificates.csv and the curve."""
+    """Certify each image, and write certificates.csv and the curve: the network itself by proofs, or under noise by votes."""
+    from robust_cli.composing.verifiers import verifiers
+
+    if verifiers(config.certificate):
+        verifying.verify(config, folder)
+    else:
+        count(config, folder)
+    if ranks().leads:
+        conclude(folder, config)
+
+
+def count(config: DictConfig, folder: RunFolder) -> None:
+    """Count noisy votes and certify them: writes votes.csv, certificates.csv and about.json."""
     from robust_cli.composing import subject as subjects
     from robust_cli.datasets.shards import positions
     from robust_cli.smoothing.collection import Collection
@@ -86,7 +98,6 @@ def main(config: DictConfig, folder: RunFolder) -> None:
              "shape": list(subject.images.shape)}
     proving.write_results(folder, config, made, course, collection, about,
                           seconds / counter.evaluations if counter.evaluations else None)
-    conclude(folder, config)
 
 
 def gather(folder: RunFolder, indices: list[int], classes: int, finished: bool = False) -> None:

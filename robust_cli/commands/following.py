@@ -19,10 +19,15 @@ from robust_cli.runs.folder import RunFolder, shown
 _OTHER = {"certify": "attack", "attack": "certify"}
 _SAME = ("model_fingerprint", "noise_std")  # of one smoothed classifier; the precision is in the fingerprint
 _OUTPUTS = Path("outputs")
+_PROVABLE = "robust_cli.regimes.lp_dual.LpDual"  # the regime that trains what the certificate lp_dual proves
 
 
 def after_training(folder: RunFolder, noise_std: float | None) -> str:
-    """Certify what was trained to be smoothed; attack what was not."""
+    """Certify what was trained to be smoothed, or to be proven by its dual bounds; attack the rest."""
+    regime = folder.read_config()["regime"]
+    if regime["_target_"] == _PROVABLE:
+        in_norm = [] if regime["norm"] == "l2" else [f"certificate.lp_dual.norm={regime['norm']}"]
+        return _line("certify", f"run={folder}", "certificate=lp_dual", *in_norm)
     return _line("certify" if noise_std else "attack", f"run={folder}")
 
 
@@ -30,13 +35,13 @@ def after_evaluation(folder: RunFolder, config: DictConfig) -> str:
     """After certify the attack on the same classifier, after attack its certificates; once both are there, their report."""
     about = folder.read_about()
     other = _OTHER[about["command"]]
-    if about["noise_std"] is None:
-        return shlex.join(["robust", "report", str(folder)])
     if about.get("shard") is not None:
         return _merging(about, folder)
     partner = _latest(other, about, folder)
     if partner is not None:
         return shlex.join(["robust", "report", *(str(run) for run in sorted((folder, partner), key=lambda run: run is partner))])
+    if about["noise_std"] is None and other == "certify":  # a base classifier may have layers that no verifier knows
+        return shlex.join(["robust", "report", str(folder)])
     run = folder if config.run is None else shown(config.run)  # a model of one's own has no run but this
     return _line(other, f"run={run}", *_same_classifier(config, about), *_attack_of_the_norm(about))
 
@@ -55,26 +60,34 @@ def _merging(about: dict[str, Any], folder: RunFolder) -> str:
 
 
 def _attack_of_the_norm(about: dict[str, Any]) -> Iterator[str]:
-    """Where no certificate is for l2, the norm of the usual attacks: one in their norm, with sizes around what they prove."""
-    certificates = (about.get("certificates") or {}).values()
+    """An attack in the norm of the certificates, where that is not the usual l2 or a radius was asked of them, and of a cascade
+    the one made for it; with sizes around what they prove, where that is known beforehand."""
+    certificates = list((about.get("certificates") or {}).values())
     norms = {str(made.get("norm", "l2")) for made in certificates}
-    if len(norms) != 1 or norms == {"l2"}:
+    asked = max((made["radius"] for made in certificates if made.get("radius")), default=None)
+    cascade = any(made.get("cascade") for made in certificates)
+    if len(norms) != 1 or (norms == {"l2"} and asked is None and not cascade):
         return
-    norm, largest = norms.pop(), max(float(made["largest_radius"]) for made in certificates)
-    yield f"attack=pgd_{norm}"
-    sizes = [times * largest for times in (0.5, 1, 2, 4) if norm == "l1" or times * largest <= 1]
-    if largest > 0 and sizes:
-        yield f"budgets.{norm}=[{','.join(f'{size:.2g}' for size in sizes)}]"
+    norm = norms.pop()
+    yield f"attack=[pgd_{norm},cascade_{norm}]" if cascade else f"attack=pgd_{norm}"
+    largest = max(float(made["largest_radius"] or 0.0) for made in certificates)
+    sizes = [f"{times * largest:.2g}" for times in (0.5, 1, 2, 4) if norm == "l1" or times * largest <= 1]
+    if asked is not None:
+        sizes = [f"{times * asked:g}" for times in (1, 2) if norm == "l2" or times * asked <= 1]
+    if (asked or largest) > 0 and sizes:
+        yield f"budgets.{norm}=[{','.join(sizes)}]"
 
 
 def _same_classifier(config: DictConfig, about: dict[str, Any]) -> Iterator[str]:
     """What has to be said again, that the same classifier answers on the same images."""
-    elsewhere = noise_layer(about) != (about.get("training_layer") or "input")
-    if elsewhere or about["noise_std"] != about["training_noise_std"]:
+    if about["noise_std"] is None:
+        yield "classifier=base"
+    elsewhere = about["noise_std"] is not None and noise_layer(about) != (about.get("training_layer") or "input")
+    if elsewhere or about["noise_std"] not in (None, about["training_noise_std"]):
         yield f"noise_std={about['noise_std']}"
     if elsewhere:
         yield f"smoothing.layer={noise_layer(about)}"
-    if about.get("noise", "gaussian") != "gaussian":
+    if (about.get("noise") or "gaussian") != "gaussian":
         yield f"noise={about['noise']}"
     if about["precision"] != "fp32":
         yield f"precision={about['precision']}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from robust_cli.commands import proving, scoring
+from robust_cli.commands import proving, scoring, verifying
 from robust_cli.composing.resuming import same
 from robust_cli.messages import UserError
 from robust_cli.runs.console import say
@@ -45,7 +45,8 @@ class Part:
 
 
 def merge(folders: Sequence[Path], output: Path | None = None) -> RunFolder:
-    """Join certify runs of shards 1/n .. n/n into a new run, whose certificates are made again from all of their votes.
+    """Join certify runs of shards 1/n .. n/n into a new run, whose certificates are made again from all of their votes; those
+    of verifiers, which have none, are taken over row by row.
 
     Writes to ``output`` (a new or empty folder), or beside the first part. Raises UserError when a part is missing, twice
     there, not complete, or differs from the first in model, config, precision, data, device or plan.
@@ -69,7 +70,9 @@ def _part(folder: RunFolder) -> Part:
     if folder.state != "complete":
         raise UserError(f"{folder}: expected a complete certify run, this one's state is {folder.state!r}; finish it first: "
                         f"robust certify resume={folder}")
-    part = Part(folder, folder.read_config(), folder.read_about(), folder.read_record(), folder.read_plan())
+    about = folder.read_about()
+    plan = {} if verifying.is_verified(about) else folder.read_plan()
+    part = Part(folder, folder.read_config(), about, folder.read_record(), plan)
     if not isinstance(part.about.get("shard"), str):
         raise UserError(f"{folder}: expected a part made with shard=k/n, found a whole run; there is nothing to merge")
     return part
@@ -123,11 +126,7 @@ def _target(parts: Sequence[Part], output: Path | None) -> RunFolder:
 
 def _join(target: RunFolder, parts: Sequence[Part], order: Sequence[tuple[int, int]]) -> None:
     """All files of the merged run."""
-    from robust_cli.composing.final import typed
     from robust_cli.reporting import results
-    from robust_cli.smoothing.collection import Collection
-    from robust_cli.smoothing.place import norm_said
-    from robust_cli.smoothing.tally import Tally
 
     first = parts[0]
     target.set_state("running", "certify")
@@ -135,6 +134,23 @@ def _join(target: RunFolder, parts: Sequence[Part], order: Sequence[tuple[int, i
     target.config.write_text(OmegaConf.to_yaml(OmegaConf.create(plain)), encoding="utf-8")
     merged_from = [str(part.folder) for part in parts]
     write_json(target.provenance, first.record | {"merged_from": merged_from, "parts": [part.record for part in parts]})
+    about = first.about | {"images": len(order), "shard": None}
+    if verifying.is_verified(first.about):
+        verifying.join(target, [part.folder for part in parts], about, [index for index, _ in order])
+    else:
+        _join_votes(target, parts, order, plain, about)
+    results.certified(target)
+
+
+def _join_votes(target: RunFolder, parts: Sequence[Part], order: Sequence[tuple[int, int]], plain: dict[str, Any],
+                about: dict[str, Any]) -> None:
+    """All votes, and what they prove together. ``plain``: the config of the merged run."""
+    from robust_cli.composing.final import typed
+    from robust_cli.smoothing.collection import Collection
+    from robust_cli.smoothing.place import norm_said
+    from robust_cli.smoothing.tally import Tally
+
+    first = parts[0]
     write_json(target.plan, first.plan)
     config: DictConfig = typed(plain, "certify")
     made, classes = proving.procedure(config), int(first.about["classes"])
@@ -150,6 +166,4 @@ def _join(target: RunFolder, parts: Sequence[Part], order: Sequence[tuple[int, i
             tally.add(*row)
     tally.put_in_order(indices)
     scoring.join(target, [part.folder for part in parts], made, classes)
-    about = first.about | {"images": len(indices), "shard": None}
     proving.write_results(target, config, made, course, collection, about, None)
-    results.certified(target)

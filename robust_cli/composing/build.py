@@ -26,10 +26,8 @@ def build(node: Any, path: str, **given: Any) -> Any:
     Raises UserError, one line, for a target that cannot be imported, an unknown or missing key, a value of the wrong
     type, and a value that the constructor refuses with `Wrong`.
     """
-    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    if not isinstance(plain, Mapping) or not isinstance(plain.get("_target_"), str):
-        raise UserError(f"{path}: expected a node with _target_ (the class to build), got {plain!r}")
-    target = _imported(plain["_target_"], path)
+    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    target = target_of(plain, path)
     keys = {str(key): value for key, value in plain.items() if key != "_target_"}
     _check_keys(target, keys, given, path)
     hints = _hints(target)
@@ -39,6 +37,13 @@ def build(node: Any, path: str, **given: Any) -> Any:
     except Wrong as wrong:
         place = _place(wrong.name, path) if wrong.name in given else f"{path}.{wrong.name}"
         raise UserError(f"{place}: expected {wrong.expected}, got {wrong.found!r}{origin(place)}") from wrong
+
+
+def target_of(node: Any, path: str) -> Callable[..., Any]:
+    """The class that a node names, imported and not built. Raises UserError for a node without one, or one that is not there."""
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        raise UserError(f"{path}: expected a node with _target_ (the class to build), got {node!r}")
+    return _imported(node["_target_"], path)
 
 
 def _place(given: str, path: str) -> str:

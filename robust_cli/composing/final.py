@@ -17,6 +17,7 @@ from robust_cli.composing.names import PARTS, chosen
 from robust_cli.composing.origin import origin
 from robust_cli.composing.saved_run import SavedRun, load_run
 from robust_cli.composing.schema import SCHEMAS, settings_of
+from robust_cli.composing.verifiers import check_verifiers, verifiers
 from robust_cli.messages import UserError, Wrong, suggestion
 
 _PATHS = ("run", "resume", "transfer", "training.init_from", "dataset.root", "model.weights", "model.file")
@@ -38,17 +39,21 @@ def final(config: DictConfig, hydra: DictConfig) -> DictConfig:
     plain = plain_of(config)
     _check_names(plain, command)
     absolute_paths(plain, Path(hydra.runtime.cwd))
-    allowed = targets(config_folders(hydra))
+    allowed, words = targets(config_folders(hydra)), typed_overrides(hydra)
     if plain["resume"] is not None:
         now = plain["model"]
-        plain = resuming.resumed(plain, command, typed_overrides(hydra), {*allowed, *given.trusted_now(plain)})
+        plain = resuming.resumed(plain, command, words, {*allowed, *given.trusted_now(plain)})
         if "model_sha256" in plain:
             given.check_unchanged(plain["model"], plain["model_sha256"], plain["resume"], now)
         elif command != "train":
             load_run(plain["run"], plain["trust"], allowed)
+    else:
+        _check_nodes(plain, command)
+        typed(plain, command)
+    if command == "certify":
+        check_verifiers(plain, resuming.typed_paths(words))
+    if plain["resume"] is not None:
         return typed(plain, command)
-    _check_nodes(plain, command)
-    typed(plain, command)
     if command == "train":
         return typed(plain | {"choices": chosen(hydra.runtime.choices, plain)}, command)
     return typed(_with_model(plain, command, allowed, hydra.runtime.choices), command)
@@ -215,7 +220,9 @@ def _with_own(merged: dict[str, Any], command: str, run: SavedRun) -> dict[str, 
 def _noise_settings(plain: Mapping[str, Any], command: str, default: float | None, without: str,
                     layer: str = "input") -> dict[str, Any]:
     """noise_std and where it comes in, and for attack which classifier. ``default`` and ``layer``: where none is typed; the
-    two go together. ``without``: why there is no default."""
+    two go together. ``without``: why there is no default. Verifiers certify the network without noise, whatever its training."""
+    if command == "certify" and verifiers(plain["certificate"]):
+        return {"noise_std": None}
     asked = plain["smoothing"]["layer"]
     if default is not None and asked not in (None, layer):
         default, without = None, f"the run's noise is that of smoothing.layer={layer}, in other units than that of layer={asked}"

@@ -39,7 +39,7 @@ def resumed(plain: dict[str, Any], command: str, overrides: Sequence[str], allow
     saved = read_checked(folder, plain["trust"], allowed, "resume")
     if folder.command != command:
         raise UserError(f"resume={folder}: is a run of robust {folder.command or '?'}; go on with it by that command")
-    paths = _typed_paths(overrides)
+    paths = typed_paths(overrides)
     if command == "certify" and "sampling" not in saved:
         raise UserError(f"resume={folder}: was begun by an earlier version of robust, which drew other noise; its votes and new "
                         "ones do not add up: certify anew")
@@ -75,7 +75,7 @@ def _refuse_optional_stopping(plain: Mapping[str, Any], saved: Mapping[str, Any]
                         "result is optional stopping, and its certificates would not hold; certify anew with another seed")
 
 
-def _typed_paths(overrides: Sequence[str]) -> list[str]:
+def typed_paths(overrides: Sequence[str]) -> list[str]:
     """Paths of the config that overrides set; '' for an experiment, which may set any."""
     paths = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):

@@ -55,6 +55,39 @@ def test_nothing_to_verify_is_no_success(tmp_path, capsys):
     assert lines == [f"{tmp_path}: no complete certify run is in it", "nothing was verified"]
 
 
+def proofs(folder, **bounds):
+    about = {"certificates": {name: {"bounds": kind} for name, kind in bounds.items()}}
+    (status(folder, command="certify", state="complete") / "about.json").write_text(json.dumps(about))
+    return folder
+
+
+WHY = "proven of the network itself, so that there are no votes to derive these radii from; attacks of the base classifier"
+
+
+def test_rows_without_votes_are_named_in_one_line_and_are_no_failure(runs, tmp_path, capsys):
+    (tmp_path / "all").mkdir()
+    run = proofs(tmp_path / "all" / "dual", lp_dual="deterministic", wide="deterministic")
+    code, lines = said(capsys, run)
+    assert code == 1, "named itself, it was not verified"
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{run}: lp_dual, wide: {WHY}")
+    assert lines[1] == "nothing was verified"
+    shutil.copytree(runs["fixed"], tmp_path / "all" / "fixed")
+    code, lines = said(capsys, tmp_path / "all")
+    assert code == 0
+    assert lines[0].startswith(f"{run}: lp_dual, wide: {WHY}")
+    assert lines[-1] == "all radii are proven by their votes"
+    (run / "status.json").unlink()
+    assert said(capsys, run)[1][0].startswith(f"{run}: lp_dual, wide: {WHY}")
+
+
+def test_a_run_that_only_says_so_of_one_of_its_certificates_is_verified_as_ever(tmp_path, capsys):
+    run = proofs(tmp_path / "odd", lp_dual="deterministic", renyi="runner_up")
+    code, lines = said(capsys, run)
+    assert code == 1
+    assert "cannot be verified" in lines[-2]
+
+
 def test_names_are_as_long_as_it_takes_to_tell_runs_apart(tmp_path):
     alike = "181551_certify_mnist_cnn_small_stability"
     assert names([tmp_path / alike, tmp_path / f"{alike}_merged"]) == [alike, f"{alike}_merged"]
