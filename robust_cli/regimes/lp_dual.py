@@ -20,6 +20,7 @@ from robust_cli.regimes.batch import Batch, Losses, Progress
 from robust_cli.smoothing.noise import keyed_generator
 from robust_cli.verification.bounds import NORMS, Ball, margins
 from robust_cli.verification.cascade import Cascade, certifies
+from robust_cli.verification.cost import available_bytes, check_fits
 from robust_cli.verification.program import read
 from robust_cli.verification.projections import projected_margins
 
@@ -54,6 +55,7 @@ class LpDual:
     stages: int = 1
     given_stages: int = 0
     noise_std: ClassVar[float | None] = None
+    _fits: bool = field(default=False, init=False, repr=False, compare=False)  # the first batch, into memory
     _stage: int = field(default=0, init=False, repr=False, compare=False)
     _asked: torch.Tensor = field(init=False, repr=False, compare=False)  # by index: how many stages were asked for it
     _settled: torch.Tensor = field(init=False, repr=False, compare=False)  # by index: the stage that certifies it, or never
@@ -111,12 +113,16 @@ class LpDual:
         with torch.no_grad():
             clean = functional.cross_entropy(network(batch.images).float(), batch.labels)
         program, ball = read(network, tuple(batch.images.shape[1:])), Ball(self.norm, self._radius_now(progress))
-        if self.projections is None:
-            least = margins(program, batch.images, batch.labels, ball)
-        else:
-            generator = keyed_generator(batch.images.device, progress.seed, "regime", progress.step)
-            least = projected_margins(program, batch.images, batch.labels, ball, self.projections, generator)
-        least = least.float()
+        device = batch.images.device
+        if not self._fits and network.training:
+            check_fits(program, len(batch.labels), available_bytes(device), training=True, projections=self.projections)
+            self._fits = True
+        with torch.autocast(device.type, enabled=False):
+            if self.projections is None:
+                least = margins(program, batch.images, batch.labels, ball)
+            else:
+                generator = keyed_generator(device, progress.seed, "regime", progress.step)
+                least = projected_margins(program, batch.images, batch.labels, ball, self.projections, generator)
         loss = functional.cross_entropy(-least, batch.labels)
         others = functional.one_hot(batch.labels, least.shape[1]) == 0
         uncertified = (least.detach().where(others, torch.inf).min(1).values <= 0).float().mean()

@@ -10,9 +10,10 @@ from torch import nn
 
 from robust_cli.models.classifier import frozen
 from robust_cli.verification.bounds import Ball, margins
+from robust_cli.verification.cost import available_bytes, check_fits, images_that_fit
 from robust_cli.verification.program import Program, read
 
-_IMAGES = 64  # at once
+_IMAGES, _BYTES = 64, 2**32  # images at once, at most, and memory for them: fixed, so that nothing depends on what is free
 _FIRST = {"l2": 0.5, "linf": 0.02}  # radii tried first, pixel units
 _MOST_DOUBLINGS = 30
 _TRIES = 20  # radii that float64 may refuse, one after the other, where float32 saw a larger one proven
@@ -28,6 +29,7 @@ class Proof:
 
     program: Program
     rough: Program  # the same in float32
+    at_once: int = 1  # images
     relaxation: str = "parallel"
 
     @torch.no_grad()
@@ -81,7 +83,7 @@ class Proof:
             return radii
         program, dtype = (self.rough, torch.float32) if rough else (self.program, torch.float64)
         found = []
-        for part in torch.arange(len(images), device=images.device).split(_IMAGES):
+        for part in torch.arange(len(images), device=images.device).split(self.at_once):
             bounds = margins(program, images[part].to(dtype), classes[part], Ball(norm, radii[part]), self.relaxation)
             others = torch.ones_like(bounds, dtype=torch.bool).scatter_(1, classes[part, None], False)
             found.append(bounds.where(others, torch.inf).min(1).values.double())
@@ -90,10 +92,14 @@ class Proof:
 
 def proof(model: nn.Module, shape: tuple[int, ...], relaxation: str = "parallel") -> Proof:
     """The proof of a model of images of a shape (C, H, W), as it is now, in evaluation. Raises UserError for one that
-    `program.read` cannot read."""
+    `program.read` cannot read, and for one whose bounds of a single image do not fit into memory."""
     with frozen(model):
         exact, rough = copy.deepcopy(model).double(), copy.deepcopy(model)
-    return Proof(read(exact, shape), read(rough, shape), relaxation)
+    program = read(exact, shape)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    check_fits(program, 1, available_bytes(device), training=False)
+    at_once = max(1, images_that_fit(program, _IMAGES, _BYTES, training=False))
+    return Proof(program, read(rough, shape), at_once, relaxation)
 
 
 def _next(proven: torch.Tensor, refused: torch.Tensor, at_proven: torch.Tensor, at_refused: torch.Tensor, first: float,

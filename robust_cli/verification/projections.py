@@ -82,7 +82,7 @@ def _in_the_middle(sizes: torch.Tensor) -> list[torch.Tensor]:
     """The number, or the two, in the middle along the second axis."""
     count = sizes.shape[1]
     places = sorted({(count - 1) // 2, count // 2})
-    if sizes.device.type != "cpu":
+    if sizes.device.type != "cpu" or sizes.dtype not in (torch.float32, torch.float64):
         return [sizes.kthvalue(place + 1, 1).values for place in places]
     ordered = np.sort(np.ascontiguousarray(sizes.movedim(1, -1).numpy()), axis=-1)  # by vector instructions: a third of kthvalue
     return [torch.from_numpy(ordered[..., place].copy()) for place in places]
