@@ -28,7 +28,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     from robust_cli.composing import subject as subjects
     from robust_cli.composing.build import build
     from robust_cli.evaluation import plan, stored
-    from robust_cli.evaluation.doubts import IMAGES, look
+    from robust_cli.evaluation.doubts import IMAGES, look, of_attacks
     from robust_cli.evaluation.estimate import estimated_seconds
     from robust_cli.evaluation.outcomes import Rules, evaluate
     from robust_cli.reporting import results
@@ -52,6 +52,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     decide = voting(config, subject, place) if classifier.random else None
     few = subject.images.select(torch.arange(min(IMAGES, len(subject.images))), subject.images.subset)
     doubts = look(classifier, few.float(), few.labels, ImageDraws(subject.device, config.seed, "look", few.indices.tolist()))
+    doubts += of_attacks(attacks, classifier)
     for doubt in doubts:
         say(f"warning: {doubt.sentence}")
     left = to_do(attacks, budgets, folder, len(subject.images))

@@ -96,14 +96,14 @@ def described(verifier: Verifier, model: nn.Module) -> dict[str, Any]:
     gate = gate_radius(model)
     cascade = None if gate is None or cascade is None else str(cascade)
     radius = gate if cascade == PUBLISHED and verifier.radius is None else verifier.radius
+    relaxation = "parallel" if cascade == PUBLISHED else relaxation  # by which the stages of a cascade answer
     return {"kind": type(verifier).__name__, "norm": verifier.norm, "bounds": DETERMINISTIC, "radius": radius,
             "relaxation": relaxation, "tolerance": getattr(verifier, "tolerance", None), "cascade": cascade,
-            "statement": statement(verifier, cascade), "largest_radius": None}
+            "statement": statement(verifier, cascade, relaxation), "largest_radius": gate}
 
 
-def statement(verifier: Verifier, cascade: str | None) -> str:
+def statement(verifier: Verifier, cascade: str | None, relaxation: str | None) -> str:
     """What a row of a verifier states."""
-    relaxation = getattr(verifier, "relaxation", None)
     how = f" ({relaxation} relaxation)" if relaxation else ""
     if cascade == PUBLISHED:
         return (f"some network of the cascade gives every image within the radius in {verifier.norm} the class predicted{how}; "

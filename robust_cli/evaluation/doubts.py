@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
+from robust_cli.attacks.cascade import CascadeAttack
 from robust_cli.attacks.classifiers import Classifier
 from robust_cli.attacks.losses import ROUNDING, cross_entropy
 from robust_cli.smoothing.noise import ImageDraws
+from robust_cli.verification.cascade import Cascade
 
 IMAGES = 64  # looked at, at most
 DOUBTFUL = 0.1  # share of images without a gradient from which a gradient attack is doubtful
@@ -37,6 +39,17 @@ def look(classifier: Classifier, images: torch.Tensor, labels: torch.Tensor, dra
     logits, again = classifier.network.logits(images), classifier.network.logits(images)
     return [*_not_finite(logits), *_zero_gradients(classifier, images, labels, draws), *_probabilities(logits),
             *([] if classifier.random else _random_outputs(logits, again))]
+
+
+def of_attacks(attacks: Mapping[str, object], classifier: Classifier) -> list[Doubt]:
+    """Doubts about attacks that do not see what the victim is made of."""
+    model = classifier.network.model
+    if not isinstance(model, Cascade) or any(isinstance(attack, CascadeAttack) for attack in attacks.values()):
+        return []
+    return [Doubt("cascade", (
+        f"the model is a cascade of {model.in_use} networks, and none of these attacks chooses which of them answers, so that "
+        "its robust accuracy flatters; add cascade_l2 or cascade_linf "
+        '(docs/messages.md, "Attacks that do not see a cascade").'))]
 
 
 def _not_finite(logits: torch.Tensor) -> Iterator[Doubt]:

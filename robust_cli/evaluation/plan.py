@@ -12,7 +12,7 @@ import torch
 from robust_cli.attacks.classifiers import Classifier
 from robust_cli.attacks.norms import Norm
 from robust_cli.evaluation.storage import CLEAN
-from robust_cli.messages import UserError
+from robust_cli.messages import UserError, Wrong
 from robust_cli.smoothing.noise import ImageDraws
 
 KINDS = {"by_decisions": "decisions", "by_scores": "scores", "by_noise": "noise", "stored": "stored"}
@@ -24,7 +24,8 @@ class Attack(Protocol):
 
     A class attribute says of an attack that it takes no gradients: ``by_decisions`` (it asks for answers alone), ``by_scores``
     (it compares logits, which a random classifier cannot give twice) or ``by_noise``. One with a method ``with_data(images)``
-    is given the training images before it runs, and returns the attack that knows them.
+    is given the training images before it runs, and returns the attack that knows them. One made for a kind of model has a
+    method ``check_victim(classifier)`` that raises Wrong for another.
     """
 
     @property
@@ -70,6 +71,15 @@ def check_suited(attacks: Mapping[str, Any], classifier: Classifier) -> None:
         if classifier.noisy_gradients and not classifier.random and is_closest(attack) and by == "gradient":
             raise UserError(f"attack.{name}: expected exact gradients, since it looks for the closest example; leave "
                             "gradient_noise out, or take an attack with budgets")
+        if hasattr(attack, "check_victim"):
+            _check_victim(name, attack, classifier)
+
+
+def _check_victim(name: str, attack: Any, classifier: Classifier) -> None:
+    try:
+        attack.check_victim(classifier)
+    except Wrong as wrong:
+        raise UserError(f"attack.{name}: expected {wrong.expected}, found {wrong.found}") from wrong
 
 
 def sweep(attacks: Mapping[str, Any], budgets: Mapping[str, Sequence[float]]) -> list[Planned]:

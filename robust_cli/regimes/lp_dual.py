@@ -21,8 +21,8 @@ from robust_cli.smoothing.noise import keyed_generator
 from robust_cli.verification.bounds import NORMS, Ball, margins
 from robust_cli.verification.cascade import Cascade, certifies
 from robust_cli.verification.cost import available_bytes, check_fits
-from robust_cli.verification.program import read
 from robust_cli.verification.projections import projected_margins
+from robust_cli.verification.reading import read
 
 _NEVER = -1
 
@@ -90,8 +90,8 @@ class LpDual:
 
     def loss(self, model: nn.Module, batch: Batch, progress: Progress) -> Losses:
         """Terms: robust_cross_entropy (the whole loss), cross_entropy of the clean images, and uncertified, the share of the
-        images whose label the bounds do not prove at the radius of this step; of a cascade also left, the share that the
-        stages before have left to this one, of whom the others are means."""
+        images whose label the bounds do not prove at the radius of this step (with projections an estimate, no proof); of a
+        cascade also left, the share that the stages before have left to this one, of whom the others are means."""
         if hasattr(model, "_orig_mod"):
             raise UserError("training.compile=true: expected a model whose layers can be listed, which a compiled one's cannot; "
                             "set training.compile=false")
@@ -118,7 +118,7 @@ class LpDual:
             check_fits(program, len(batch.labels), available_bytes(device), training=True, projections=self.projections)
             self._fits = True
         with torch.autocast(device.type, enabled=False):
-            if self.projections is None:
+            if self.projections is None or progress.validating:
                 least = margins(program, batch.images, batch.labels, ball)
             else:
                 generator = keyed_generator(device, progress.seed, "regime", progress.step)

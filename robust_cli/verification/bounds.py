@@ -44,6 +44,8 @@ class Ball:
 
     def __post_init__(self) -> None:
         check(self.norm in NORMS, "norm", " or ".join(NORMS), self.norm)
+        whole = bool((self.radius >= 0).all()) if isinstance(self.radius, torch.Tensor) else self.radius >= 0
+        check(whole, "radius", "numbers >= 0", self.radius)
 
     def reach(self, rows: Rows) -> torch.Tensor:
         """By how much the rows of an image's pixels can move over the ball: radius times their dual norm, [n or 1, S]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,6 +34,7 @@ class Cascade(nn.Module):
         super().__init__()
         check(len(stages) >= 1, "stages", "at least one network", len(stages))
         check(norm in NORMS, "norm", " or ".join(NORMS), norm)
+        check(0 < radius < math.inf, "radius", "a number > 0", radius)
         self.stages, self.norm = nn.ModuleList(stages), norm
         self.register_buffer("gate_radius", torch.tensor(radius, dtype=torch.float64))
         self.register_buffer("gate_order", torch.tensor(2 if norm == "l2" else 0))  # 0: linf; part of what the model is

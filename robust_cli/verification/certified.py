@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +12,13 @@ from torch import nn
 from robust_cli.models.classifier import frozen
 from robust_cli.verification.bounds import Ball, margins
 from robust_cli.verification.cost import available_bytes, check_fits, images_that_fit
-from robust_cli.verification.program import Program, read
+from robust_cli.verification.program import Program
+from robust_cli.verification.reading import read
 
 _IMAGES, _BYTES = 64, 2**32  # images at once, at most, and memory for them: fixed, so that nothing depends on what is free
 _FIRST = {"l2": 0.5, "linf": 0.02}  # radii tried first, pixel units
-_MOST_DOUBLINGS = 30
+_MOST_STEPS = 100  # of a search
+_ROUNDINGS = 32  # of float32, relative to the largest logit: what a margin must exceed, so that the float32 network keeps it too
 _TRIES = 20  # radii that float64 may refuse, one after the other, where float32 saw a larger one proven
 
 
@@ -23,8 +26,8 @@ _TRIES = 20  # radii that float64 may refuse, one after the other, where float32
 class Proof:
     """A network in float64 and the relaxation by which its balls are proven: deterministic, for real numbers.
 
-    Certificates compute in float64, whose rounding (some 1e-13) is far below the margins they compare with 0; the float32 network
-    differs from the one that is proven by its own rounding, some 1e-6 of its logits.
+    Certificates compute in float64, whose rounding (some 1e-13) is nothing here. The float32 network differs from the one that is
+    proven by its own rounding; margins have to exceed some of it (4e-6 of the largest logit), which is an allowance and no bound.
     """
 
     program: Program
@@ -37,17 +40,18 @@ class Proof:
               rough: bool = False) -> torch.Tensor:
         """Whether all of each image's ball is proven to be given its class (int64 [n]): bool [n]. ``radius``: one, or [n].
         ``rough``: in float32, twice as fast, where nothing is claimed."""
-        return self._least(images, classes, norm, radius, rough) > 0
+        return self._excess(images, classes, norm, radius, rough) > 0
 
     @torch.no_grad()
     def largest(self, images: torch.Tensor, classes: torch.Tensor, norm: str, tolerance: float) -> torch.Tensor:
         """The largest radius that was proven for each image, float64 [n]; 0 where its class is not even the image's own.
 
         The search, between radii that hold and radii that do not by steps of interpolation and bisection until the two are
-        within ``tolerance`` (relative), computes in float32. What is returned has been proven in float64, at a radius that is
-        smaller by the tolerance where need be, whether or not all smaller balls have been.
+        within ``tolerance`` (relative), computes in float32, up to a ball that holds all images. What is returned has been proven
+        in float64, at a radius that is smaller by the tolerance where need be, whether or not all smaller balls have been.
         """
-        found = self._search(images, classes, norm, tolerance)
+        whole = 1.0 if norm == "linf" else math.sqrt(images[0].numel()) if len(images) else 0.0  # holds all of [0, 1]^d
+        found = self._search(images, classes, norm, tolerance, whole)
         left = (found > 0).nonzero()[:, 0]
         for _ in range(_TRIES):
             holds = self.holds(images[left], classes[left], norm, found[left])
@@ -58,18 +62,26 @@ class Proof:
         found[left] = 0.0
         return found
 
-    def _search(self, images: torch.Tensor, classes: torch.Tensor, norm: str, tolerance: float) -> torch.Tensor:
+    def _excess(self, images: torch.Tensor, classes: torch.Tensor, norm: str, radius: float | torch.Tensor,
+                rough: bool) -> torch.Tensor:
+        """By how much the least margin's bound exceeds what it must, float64 [n]."""
+        if not len(images):
+            return torch.zeros(0, dtype=torch.float64, device=images.device)
+        rounding = _ROUNDINGS * torch.finfo(torch.float32).eps * self.program.logits(images.double()).abs().amax(1)
+        return self._least(images, classes, norm, radius, rough) - rounding
+
+    def _search(self, images: torch.Tensor, classes: torch.Tensor, norm: str, tolerance: float, whole: float) -> torch.Tensor:
         proven = torch.zeros(len(images), dtype=torch.float64, device=images.device)
-        at_proven = self._least(images, classes, norm, 0.0, rough=True)
+        at_proven = self._excess(images, classes, norm, 0.0, rough=True)
         open_ = at_proven > 0
         refused, at_refused = torch.full_like(proven, torch.inf), torch.full_like(proven, -torch.inf)
-        for step in range(4 * _MOST_DOUBLINGS):
-            near = (refused - proven <= tolerance * refused) & refused.isfinite()
+        for step in range(_MOST_STEPS):
+            near = ((refused - proven <= tolerance * refused) & refused.isfinite()) | (proven >= whole)
             todo = (open_ & ~near).nonzero()[:, 0]
             if not len(todo):
                 break
-            tried = _next(proven[todo], refused[todo], at_proven[todo], at_refused[todo], _FIRST[norm], step)
-            found = self._least(images[todo], classes[todo], norm, tried, rough=True)
+            tried = _next(proven[todo], refused[todo], at_proven[todo], at_refused[todo], _FIRST[norm], step).clamp(max=whole)
+            found = self._excess(images[todo], classes[todo], norm, tried, rough=True)
             good = found > 0
             proven[todo[good]], at_proven[todo[good]] = tried[good], found[good]
             refused[todo[~good]], at_refused[todo[~good]] = tried[~good], found[~good]
@@ -79,8 +91,6 @@ class Proof:
                rough: bool = False) -> torch.Tensor:
         """The least margin's bound of each image, float64 [n]."""
         radii = torch.as_tensor(radius, dtype=torch.float64, device=images.device).expand(len(images))
-        if not len(images):
-            return radii
         program, dtype = (self.rough, torch.float32) if rough else (self.program, torch.float64)
         found = []
         for part in torch.arange(len(images), device=images.device).split(self.at_once):
@@ -94,7 +104,7 @@ def proof(model: nn.Module, shape: tuple[int, ...], relaxation: str = "parallel"
     """The proof of a model of images of a shape (C, H, W), as it is now, in evaluation. Raises UserError for one that
     `program.read` cannot read, and for one whose bounds of a single image do not fit into memory."""
     with frozen(model):
-        exact, rough = copy.deepcopy(model).double(), copy.deepcopy(model)
+        exact, rough = copy.deepcopy(model).double(), copy.deepcopy(model).float()
     program = read(exact, shape)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     check_fits(program, 1, available_bytes(device), training=False)

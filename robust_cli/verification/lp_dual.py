@@ -57,6 +57,8 @@ class LpDual:
         if not isinstance(model, Cascade):
             return self._proven(proof(model, shape, self.relaxation), images, classes, norm, radius)
         check(norm == model.norm, "norm", f"{model.norm}, that of the cascade's stages", norm)
+        within = radius is None or radius <= model.radius
+        check(within, "radius", f"at most {model.radius:g}, that of the cascade's stages", radius)
         published = self.cascade == PUBLISHED
         found = self._published(model, images, classes) if published else self._sound(model, images, classes, radius)
         return found if radius is None else found >= radius
@@ -68,8 +70,6 @@ class LpDual:
 
     def _sound(self, model: Cascade, images: torch.Tensor, classes: torch.Tensor, radius: float | None) -> torch.Tensor:
         found = torch.zeros(len(images), dtype=torch.float64, device=images.device)
-        if radius is not None and radius > model.radius:
-            return found
         same = model.agreed(images, classes).nonzero()[:, 0]
         last = proof(model.asked[-1], tuple(images.shape[1:]), self.relaxation)
         proven = self._proven(last, images[same], classes[same], model.norm, radius)

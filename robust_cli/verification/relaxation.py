@@ -31,9 +31,10 @@ class Relaxed:
 
 def relax(lower: torch.Tensor, upper: torch.Tensor, relaxation: str) -> Relaxed:
     """The lines for bounds lower <= upper of a ReLU's input."""
+    known = lower <= upper  # not where a bound is nan
     active, unstable = (lower >= 0).to(lower.dtype), (lower < 0) & (upper > 0)
     width = torch.where(unstable, upper - lower, torch.ones_like(lower))
-    above = torch.where(unstable, upper / width, active)
+    above = torch.where(unstable, upper / width, active).where(known, torch.nan)
     rise = torch.where(unstable, -lower * above, torch.zeros_like(lower))
     if relaxation == "parallel":
         return Relaxed(above, above, rise, True)

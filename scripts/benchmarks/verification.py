@@ -46,8 +46,9 @@ from robust_cli.runs.allocator import keep_freed_memory
 from robust_cli.runs.provenance import processor
 from robust_cli.verification.bounds import Ball, margins
 from robust_cli.verification.cost import cost, projected_cost
-from robust_cli.verification.program import Program, read
+from robust_cli.verification.program import Program
 from robust_cli.verification.projections import projected_margins
+from robust_cli.verification.reading import read
 
 Shape = tuple[int, int, int]
 TASKS, PROJECTIONS, RADII = ("train", "forward", "certify"), (None, 10, 50), {"l2": 0.5, "linf": 0.03}

@@ -19,7 +19,8 @@ from torch import nn
 from robust_cli.composing.build import build
 from robust_cli.composing.schema import register
 from robust_cli.models.classifier import classifier
-from robust_cli.regimes.batch import Batch, Copying, Losses, Progress, Stateful
+from robust_cli.regimes.batch import Batch, Copying, Losses, Phased, Progress, Stateful
+from robust_cli.regimes.lp_dual import LpDual
 from robust_cli.runs.folder import RunFolder
 from robust_cli.runs.signals import Stopped, listening
 from robust_cli.training.loop import fit
@@ -71,6 +72,10 @@ class Stopping:
     def copies_an_epoch(self) -> int:
         return self.regime.copies_an_epoch if isinstance(self.regime, Copying) else 1
 
+    @property
+    def phases(self) -> int:
+        return self.regime.phases if isinstance(self.regime, Phased) else 1
+
     def loss(self, model: nn.Module, batch: Batch, progress: Progress) -> Losses:
         if progress.step == self.step and model.training:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -111,6 +116,47 @@ def test_a_stopped_run_ends_as_the_uninterrupted_one(name: str, tmp_path: Path) 
     rows = [[cell for column, cell in enumerate(line.split(",")) if column != 2]
             for which in ("whole", "cut") for line in (tmp_path / which / "metrics.csv").read_text().splitlines()]
     assert rows[: len(rows) // 2] == rows[len(rows) // 2 :]
+
+
+@pytest.mark.parametrize(("given", "step", "stage"), [(0, 5, 0), (0, 6, 1), (0, 10, 1), (1, 7, 2)])
+def test_a_cascade_stopped_in_any_stage_ends_as_the_uninterrupted_one(given: int, step: int, stage: int, tmp_path: Path) -> None:
+    """Four epochs of 3 steps for two stages: stopped in the last step of the first stage, in the first of the second and in
+    the middle of that; and with a stage that is given. What the stages before certify is not asked again."""
+    stages = 2 + given
+    settings = Training(epochs=4, batch_size=16, learning_rate=5e-3, checkpoint_every=3)
+
+    def regime() -> LpDual:
+        return LpDual("l2", 0.06, stages=stages, given_stages=given)
+
+    def run(folder: str, mine: Any, seed: int) -> tuple[nn.Module, float | None]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        made = iter(range(seed, seed + stages))
+        model = regime().network(lambda: network(next(made)))
+        result = fit(model, mine, stripes(48), stripes(20, seed=1), settings, seed=3, device=torch.device("cpu"),
+                     precision=Precision.fp32, augment="none", folder=RunFolder(tmp_path / folder))
+        return model, result.validation_loss
+
+    whole = regime()
+    expected, loss = run("whole", whole, 0)
+    with pytest.raises(Stopped), listening():
+        run("cut", Stopping(regime(), step), 0)
+    saved = torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)
+    assert (saved["step"], saved["regime"]["stage"], int(saved["weights"]["used"])) == (step + 1, stage, stage + 1)
+    again = regime()
+    found, _ = run("cut", again, 99)
+    assert run("cut", regime(), 99)[1] == loss, "of a run that is complete, on what is left to the last stage"
+    assert expected.in_use == found.in_use == stages
+    for (key, tensor), other in zip(expected.state_dict().items(), found.state_dict().values(), strict=True):
+        assert torch.equal(tensor, other), key
+    for one, other in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+    rows = [[cell for column, cell in enumerate(line.split(",")) if column != 2]
+            for which in ("whole", "cut") for line in (tmp_path / which / "metrics.csv").read_text().splitlines()]
+    assert rows[: len(rows) // 2] == rows[len(rows) // 2 :]
+    left = [float(row[rows[0].index("left")]) for row in rows[1:5]]
+    assert left[0] == left[1] == 1 - (given > 0) * (1 - left[0])
+    assert left[3] < left[0]
+    assert given or left[3] > 0, "the second stage has something to train on"
 
 
 def test_every_regime_is_here() -> None:

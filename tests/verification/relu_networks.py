@@ -18,7 +18,8 @@ from robust_cli.models.resnet import BasicBlock, EverySecondAndZeros, ResNet
 from robust_cli.models.wrn import Wrn
 from robust_cli.models.wrn_madry import AveragesAndZeros
 from robust_cli.verification.bounds import Ball
-from robust_cli.verification.program import Program, read
+from robust_cli.verification.program import Program
+from robust_cli.verification.reading import read
 
 Shape = tuple[int, int, int]
 NORMS = ("l2", "linf")

@@ -12,7 +12,8 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 from robust_cli.verification.bounds import Ball, layer_bounds, margins
-from robust_cli.verification.program import Program, read
+from robust_cli.verification.program import Program
+from robust_cli.verification.reading import read
 from robust_cli.verification.relaxation import RELAXATIONS
 
 every_norm = pytest.mark.parametrize("norm", NORMS)

@@ -16,7 +16,7 @@ from torch import nn
 
 from robust_cli.models.cnn_small import CnnSmall
 from robust_cli.verification.bounds import Ball, layer_bounds, margins
-from robust_cli.verification.program import read
+from robust_cli.verification.reading import read
 
 THEIRS = {"l2": "l2", "linf": "l1"}
 RADII = {"l2": (0.05, 0.5), "linf": (0.01, 0.1)}

@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from robust_cli.verification import bounds
 from robust_cli.verification.bounds import Ball, layer_bounds, margins
-from robust_cli.verification.program import Program, read
+from robust_cli.verification.program import Program
+from robust_cli.verification.reading import read
 from robust_cli.verification.relaxation import RELAXATIONS, Relaxed, relax
 
 every_norm = pytest.mark.parametrize("norm", NORMS)

@@ -16,7 +16,7 @@ from robust_cli.verification.bounds import Ball, margins
 from robust_cli.verification.cascade import Cascade, certifies
 from robust_cli.verification.certified import proof
 from robust_cli.verification.lp_dual import LpDual
-from robust_cli.verification.program import read
+from robust_cli.verification.reading import read
 
 every_norm = pytest.mark.parametrize("norm", ["l2", "linf"])
 

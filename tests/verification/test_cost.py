@@ -23,8 +23,9 @@ from robust_cli.models.wrn import Wrn
 from robust_cli.verification import cost as costs
 from robust_cli.verification.bounds import Ball, margins, widest_row
 from robust_cli.verification.cost import Cost, available_bytes, check_fits, cost, images_that_fit, projected_cost
-from robust_cli.verification.program import Program, read
+from robust_cli.verification.program import Program
 from robust_cli.verification.projections import projected_margins
+from robust_cli.verification.reading import read
 
 Shape = tuple[int, int, int]
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)

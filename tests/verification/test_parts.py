@@ -14,7 +14,7 @@ from robust_cli.models.normalisation import Normalisation
 from robust_cli.models.resnet import EverySecondAndZeros
 from robust_cli.models.wrn_madry import AveragesAndZeros
 from robust_cli.verification.parts import Part
-from robust_cli.verification.program import read
+from robust_cli.verification.reading import read
 from robust_cli.verification.rows import Dense, Rows, each_value
 
 Shape = tuple[int, ...]

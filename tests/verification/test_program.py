@@ -17,7 +17,7 @@ from robust_cli.models.lenet import LeNet
 from robust_cli.models.standardisation import Standardisation
 from robust_cli.models.wrn_madry import WrnMadry
 from robust_cli.verification.bounds import Ball, margins
-from robust_cli.verification.program import read
+from robust_cli.verification.reading import read
 from robust_cli.verification.relaxation import RELAXATIONS
 
 SHAPE = (2, 8, 8)

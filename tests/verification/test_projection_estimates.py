@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from robust_cli.verification import projections
 from robust_cli.verification.bounds import Ball, layer_bounds
-from robust_cli.verification.program import Program, read
+from robust_cli.verification.program import Program
 from robust_cli.verification.projections import l1_estimate, l2_estimate, projected_bounds
+from robust_cli.verification.reading import read
 
 DEVIATION = {"l2": math.sqrt(1 / 2), "linf": math.pi / 2}  # of an estimate over its norm, times the root of k
 Estimate = Callable[[torch.Tensor], torch.Tensor]

@@ -15,8 +15,9 @@ from robust_cli.messages import Wrong
 from robust_cli.verification import projections
 from robust_cli.verification.bounds import Ball, Box, layer_bounds, margins
 from robust_cli.verification.parts import Part
-from robust_cli.verification.program import Program, read
+from robust_cli.verification.program import Program
 from robust_cli.verification.projections import l2_estimate, projected_bounds, projected_margins
+from robust_cli.verification.reading import read
 
 RADII = {"l2": 0.5, "linf": 0.1}  # so large that many units are unstable
 DEVIATION = {"l2": math.sqrt(1 / 2), "linf": math.pi / 2}  # of an estimate over its norm, times the root of k

@@ -14,6 +14,7 @@ from robust_cli.reporting.certified.accuracy import Summary
 from robust_cli.reporting.estimates import Estimate
 from robust_cli.reporting.lines.facets import EXACT
 from robust_cli.reporting.lines.line import Line
+from robust_cli.reporting.reading.about import preset
 from robust_cli.reporting.reading.load import Certified
 from robust_cli.reporting.tables import EMPTY, number, percent, radius
 
@@ -56,7 +57,8 @@ def conclusion(line: Line[Certified], summary: Summary) -> str:
     if line.is_claim:
         return f"{line.part}: {EXACT}; a claim of the published count, no certificate of the cascade"
     if line.is_deterministic:
-        asked = "" if math.isinf(summary.largest_radius) else f", for the radius {radius(summary.largest_radius)} asked for"
+        asked_for = preset(line.about, line.part)
+        asked = "" if asked_for is None else f", for the radius {radius(asked_for)} asked for"
         return f"{line.part}: {EXACT}; proven of the network itself{asked}, without a failure probability"
     return (f"{line.part}: largest radius these votes could prove {radius(summary.largest_radius)}; false certificates among "
             f"{len(line.tables[0])} images: {summary.false_expected:.2g} expected, at most {summary.false_quantile} with 99.9 %")

@@ -80,7 +80,7 @@ def _deterministic(run: Certified, name: str) -> Facets:
         ("cascade", "cascade" if own.get("cascade") else None, "{}"),
         ("certificate", name, "claimed by {}" if claimed(run.about, name) else "certified by {}"),
         ("radius", None if radius is None else f"{radius:.6g}", "asked for {}"),
-        ("relaxation", own.get("relaxation"), "{} relaxation")))}
+        ("relaxation", own.get("relaxation"), "{} relaxation"), ("tolerance", own.get("tolerance"), "tolerance {}")))}
 
 
 def _sampled(run: Certified, name: str) -> Facets:

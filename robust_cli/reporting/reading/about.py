@@ -47,10 +47,10 @@ def preset(about: Mapping[str, Any], certificate: str) -> float | None:
 
 
 def ceiling(about: Mapping[str, Any], certificate: str) -> float:
-    """The largest radius that a certificate could prove: what unanimous votes would, or what was asked for; inf for none, NaN
-    where the run does not say."""
+    """The largest radius that a certificate could prove: what unanimous votes would, or what was asked for, or that of a
+    cascade's stages; inf for none, NaN where the run does not say."""
     if deterministic(about, certificate):
-        return preset(about, certificate) or math.inf
+        return preset(about, certificate) or float(_own(about, certificate).get("largest_radius") or math.inf)
     value = _own(about, certificate).get("largest_radius")
     return math.nan if value is None else float(value)
 
