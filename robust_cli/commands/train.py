@@ -94,6 +94,7 @@ def _conclude(folder: RunFolder, result: FitResult, right: float, images: int, n
         [f"test ({images} images)", f"{100 * right:.1f} % +- {100 * error:.1f}"],
         ["training images (a sample)", f"{100 * result.train_accuracy:.1f} %"]])
     say(f"run: {folder}")
-    if not noise_std:
+    following = after_training(folder, noise_std)
+    if not noise_std and not following.startswith("robust certify"):
         say("trained without noise: to certify it smoothed all the same, say with which (robust certify noise_std=0.25)")
-    say(f"next: {after_training(folder, noise_std)}")
+    say(f"next: {following}")

@@ -37,8 +37,8 @@ class LpDual:
     the clean pass renews and through which no gradient flows.
 
     The radius grows linearly from ``start_radius`` over the first ``radius_warmup`` of each stage's steps (the papers: 20 of 60
-    epochs). ``projections``: estimate the norms in all layers but the last with so many random vectors, which large networks
-    need; None: exact, and for small ones as fast. Certificates are always exact.
+    epochs). ``projections``: estimate the norms in all layers but the last with so many random vectors; None: exact, for which
+    large networks take too much memory. Certificates are always exact.
 
     ``stages`` > 1 trains a `Cascade`. The first ``given_stages`` come finished with the weights to start from (those of a network
     for one, else of a cascade of so many); the epochs are shared out evenly among the others. Each is trained on the images whose

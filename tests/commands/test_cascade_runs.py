@@ -39,8 +39,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                       ("train", *DENSE, "training.epochs=8", SOME, "regime.stages=2", "regime.given_stages=1",
                        "training.init_from=single", TRUSTED, "hydra.run.dir=cascade"),
                       ("certify", "run=cascade", "certificate=[lp_dual,lp_dual_published]", FEW, "hydra.run.dir=proven"),
-                      ("attack", "run=cascade", "attack=[pgd_l2,cascade_l2]", f"budgets.l2=[{RADIUS}]", FEW, "attack.pgd_l2.steps=10",
-                       "hydra.run.dir=attacked")):
+                      ("attack", "run=cascade", "attack=[pgd_l2,cascade_l2]", f"budgets.l2=[{RADIUS}]", FEW,
+                       "attack.pgd_l2.steps=10", "hydra.run.dir=attacked")):
             answer = robust(*words, *OWN)
             assert answer.code == 0, answer.err
         yield root
