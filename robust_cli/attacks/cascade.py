@@ -24,7 +24,7 @@ from robust_cli.verification.bounds import Ball, margins
 from robust_cli.verification.cascade import Cascade
 from robust_cli.verification.reading import read
 
-BEYOND = 0.05  # of a step: how far inside the region where a condition is met a step aims
+BEYOND = 0.05  # of a step: how far inside the region where a condition is met it counts as met for good
 Condition = tuple[torch.Tensor, torch.Tensor]  # values [n], met where > 0, and their gradients [n, C, H, W]
 _DUAL = {Norm.l2: Norm.l2, Norm.linf: Norm.l1}
 
@@ -40,10 +40,10 @@ class CascadeAttack:
         of the stages before:  the least dual margin of the label <= 0  (they do not certify the label)
         of this stage:         the least dual margin of another class > 0;  of the last stage: that class leads in logits
 
-    where the dual margins are the bounds over the ball of the cascade's radius around x', differentiable in x'. Each step takes
-    of every condition that is not met the way to where its linearisation is, adds these ways up, and shortens the sum to the
-    length of a step (``step_size`` budgets, by default 2.5 / steps); then the ball and the box. Whether x' succeeds is answered
-    by the cascade itself. Restarts after the first begin at a uniform point of the ball.
+    where the dual margins are the bounds over the ball of the cascade's radius around x', differentiable in x'. Each step adds
+    up the steepest directions of the conditions that are not met and shortens the sum to the length of a step (``step_size``
+    budgets, by default 2.5 / steps); then the ball and the box. Whether x' succeeds is answered by the cascade itself.
+    Restarts after the first begin at a uniform point of the ball.
 
     What can be told from the clean image spares most of it: while the budget's ball lies within the cascade's radius, a stage
     certifies no other class at x' than the one it gives the clean image, for that lies in the ball that it proves. A stage
@@ -51,9 +51,9 @@ class CascadeAttack:
 
     Source: Mangal, Wang, Zhang, Leino, Pasareanu and Fredrikson 2023 (On the perils of cascading robust classifiers), whose
     attack CasA has these targets and this saving. Theirs is projected gradient ascent of one sum of cross entropies, in which
-    the stages before are pushed toward equal logits however far they are from certifying; the conditions, each of no weight
-    where it is met and measured by its own slope where not, the check of every candidate, restarts, and budgets beyond the
-    radius are ours.
+    the stages before are pushed toward equal logits however far they are from certifying; the conditions, of no weight
+    where they are met and of equal weight where not, the check of every candidate, restarts, and budgets beyond the radius are
+    ours.
 
     Costs: a forward pass for each image and stage whose bounds or logits are computed, though bounds take as long as some
     hundred, and a backward pass for each of their gradients; an answer of the cascade is one forward pass.
@@ -127,12 +127,11 @@ class CascadeAttack:
         return point, beaten
 
     def _move(self, values: torch.Tensor, gradients: torch.Tensor, length: float) -> torch.Tensor:
-        """A step [n, C, H, W] of at most ``length`` toward what conditions [m, n] lack."""
+        """A step [n, C, H, W] of at most ``length`` up the conditions [m, n] that are not met, or hardly, by their slopes."""
         step = torch.zeros_like(gradients[0])
         for value, gradient in zip(values, gradients, strict=True):
-            slope = size(gradient, _DUAL[Norm(self.norm)])
-            way = (BEYOND * length - value / slope.clamp_min(1e-30)).clamp(0, length)
-            step = step + per_image(torch.where(slope > 0, way, 0)) * steepest(gradient, self.norm)
+            wanted = value < BEYOND * length * size(gradient, _DUAL[Norm(self.norm)])
+            step = step + per_image(wanted * length) * steepest(gradient, self.norm)
         return project_ball(step, length, self.norm)
 
 

@@ -115,14 +115,15 @@ def test_random_projections_estimate_it_and_are_drawn_anew_at_each_step() -> Non
         model = nn.Sequential(nn.Flatten(), nn.Linear(12, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 4))
     images = pictures()
     exact = LpDual("l2", 0.3).loss(model, images, WHOLE).total.detach()
-    regime = LpDual("l2", 0.3, projections=8)
-    steps = [replace(WHOLE, step=step) for step in range(30)]
+    regime = LpDual("l2", 0.3, start_radius=0.3, projections=8)
+    steps = [Progress(step, 0, 100, 0) for step in range(30)]
     found = torch.stack([regime.loss(model, images, step).total.detach() for step in steps])
     assert len(found.unique()) == 30
     assert torch.equal(regime.loss(model, images, steps[3]).total.detach(), found[3])
     assert found.mean() == pytest.approx(float(exact), rel=0.2)
-    many = LpDual("l2", 0.3, projections=2000).loss(model, images, WHOLE).total.detach()
+    many = LpDual("l2", 0.3, start_radius=0.3, projections=2000).loss(model, images, steps[0]).total.detach()
     torch.testing.assert_close(many, exact, rtol=1e-5, atol=0)
+    torch.testing.assert_close(regime.loss(model, images, WHOLE).total.detach(), exact)  # validation images: no estimate
 
 
 def test_batch_norm_enters_as_in_evaluation_and_is_renewed_by_the_clean_pass_once() -> None:
@@ -412,7 +413,7 @@ def test_a_setting_out_of_its_range_is_named(settings: dict[str, Any], said: str
     ("lp_dual_cifar_linf", "linf", 2 / 255)])
 def test_the_papers_settings(name: str, norm: str, radius: float) -> None:
     built = build(yaml.safe_load((CONF / f"{name}.yaml").read_text()), "regime")
-    assert (built.norm, built.stages, built.projections, built.noise_std) == (norm, 1, None, None)
+    assert (built.norm, built.stages, built.projections, built.noise_std) == (norm, 1, 50, None)
     assert built.radius == pytest.approx(radius, rel=1e-5)
     assert built.radius_warmup == pytest.approx(1 / 3, rel=1e-5)
 

@@ -9,11 +9,10 @@ import torch
 from relu_networks import normal
 from torch import nn
 
-from robust_cli.models.bounded_convolution import bounded
 from robust_cli.models.normalisation import Normalisation
 from robust_cli.models.resnet import EverySecondAndZeros
 from robust_cli.models.wrn_madry import AveragesAndZeros
-from robust_cli.verification.parts import Part
+from robust_cli.verification.parts import Convolution, Part
 from robust_cli.verification.reading import read
 from robust_cli.verification.rows import Dense, Rows, each_value
 
@@ -42,7 +41,6 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "conv_each_channel": (lambda: nn.Conv2d(4, 4, 3, groups=4, padding=2), IMAGE),
     "conv_larger_than_the_image": (lambda: nn.Conv2d(4, 3, 9, padding=4), IMAGE),
     "conv_of_all": (lambda: nn.Conv2d(4, 3, (7, 6)), IMAGE),
-    "conv_parametrised": (lambda: bounded(nn.Conv2d(4, 3, 3, stride=2), (4, 7, 6)), IMAGE),
     "normalisation": (lambda: Normalisation([0.1, 0.2, 0.3, 0.4], [0.5, 1.0, 0.2, 3.0]), IMAGE),
     "batch_norm": (lambda: batch_norm(nn.BatchNorm2d(4)), IMAGE),
     "batch_norm_plain": (lambda: batch_norm(nn.BatchNorm2d(4, affine=False, eps=0.1)), IMAGE),
@@ -69,7 +67,8 @@ def prepared(name: str) -> tuple[nn.Module, Part, Shape, Shape]:
     layers = [layer] if len(before) == 3 else [nn.Flatten(), layer]
     image = before if len(before) == 3 else (before[0], 1, 1)
     ends = [] if name == "flatten" or len(before) == 1 else [nn.Flatten()]
-    program = read(nn.Sequential(*layers, *ends), image)
+    last = nn.Linear(layer(torch.zeros(1, *before, dtype=torch.float64)).numel(), 2, dtype=torch.float64)
+    program = read(nn.Sequential(*layers, *ends, last), image)
     node = program.nodes[len(layers)]
     assert node.part is not None
     return layer, node.part, before, node.shape
@@ -78,8 +77,12 @@ def prepared(name: str) -> tuple[nn.Module, Part, Shape, Shape]:
 def kinds_of_rows(shape: Shape, n: int) -> dict[str, Rows]:
     """Rows of a layer of a shape: one for each value or random ones, shared by n images or each image's own."""
     picked = each_value(shape, slice(None), torch.zeros((), dtype=torch.float64))
-    factors = normal(n, *shape, seed=3)
-    return {"picked": picked, "picked_for_each": picked.times(factors), "dense": Dense(normal(1, 4, *shape)),
+    factors, windows = normal(n, *shape, seed=3), picked
+    if len(shape) == 3:  # a convolution behind, whose windows reach past the layer's edge
+        layer = nn.Conv2d(shape[0], 2, 3, padding=1).double()
+        behind = each_value((2, *shape[1:]), slice(None), layer.weight)
+        windows = Convolution(layer).back(behind, shape)
+    return {"picked": picked, "windows": windows, "picked_for_each": picked.times(factors), "dense": Dense(normal(1, 4, *shape)),
             "dense_for_each": Dense(normal(n, 4, *shape, seed=2)), "all_dense": picked.dense()}
 
 
@@ -101,6 +104,8 @@ def test_backwards_it_is_the_transpose(name: str, kind: str) -> None:
     carried = part.back(rows, before)
     torch.testing.assert_close(carried.dot(values), rows.dot(without_addend), rtol=1e-12, atol=1e-11)
     assert carried.dense().values.shape[2:] == before
+    for order in (1.0, 2.0):
+        torch.testing.assert_close(carried.norm(order), carried.dense().norm(order), rtol=1e-12, atol=1e-12)
 
 
 @every_layer

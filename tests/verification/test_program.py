@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from robust_cli.messages import UserError
+from robust_cli.models.bounded_convolution import bounded
 from robust_cli.models.cnn7 import Cnn7
 from robust_cli.models.lenet import LeNet
 from robust_cli.models.standardisation import Standardisation
@@ -87,6 +88,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "circular": (lambda: of(nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), nn.Flatten()), "Conv2d (l0)"),
     "same": (lambda: of(nn.Conv2d(2, 2, 3, padding="same"), nn.Flatten()), "Conv2d (l0)"),
     "batch_statistics": (lambda: of(nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten()), "BatchNorm2d (l0)"),
+    "parametrised": (lambda: of(bounded(nn.Conv2d(2, 2, 3), SHAPE), nn.Flatten()), "ParametrizedConv2d (l0)"),
     "layer_norm": (lambda: of(nn.Flatten(), nn.LayerNorm(128)), "LayerNorm (l1)"),
     "decides": (Decides, "Decides"),
     "multiplies": (Multiplies, "mul"),

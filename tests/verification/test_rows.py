@@ -101,6 +101,15 @@ def test_windows_carried_back_are_the_jacobian(case: str, matrix_pays: int, monk
 
 
 @every_case
+@pytest.mark.parametrize("few", [0, 2], ids=["conv", "fold"])
+def test_rows_of_numbers_carried_back_are_the_jacobian(case: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "_FEW", few)
+    found = chain(case)
+    rows = found.back(picked(found).dense())
+    torch.testing.assert_close(rows.dense().values.flatten(2)[0], found.jacobian, rtol=1e-12, atol=1e-12)
+
+
+@every_case
 def test_what_is_made_of_windows_is_made_of_the_rows(case: str) -> None:
     """Norms, products with values, signs, sums and factors: of rows shared by all images and of each image's own."""
     found = chain(case)
