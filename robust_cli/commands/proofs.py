@@ -89,8 +89,9 @@ class Proofs:
             say(f"  about {duration(total)} for {sum(left.values()):,} proofs")
 
     def _timed(self, name: str) -> float:
-        """Seconds an image: of the first, which pays for what is made once, and where that was quick of a few."""
+        """Seconds an image: of the first, once it has paid for what is made once, and where that was quick of a few."""
         each = math.inf
+        self.prove(name, self.positions[:1])
         for few in (self.positions[:1], self.positions[:_TIMED]):
             began = time.perf_counter()
             self.prove(name, few)

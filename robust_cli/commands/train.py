@@ -28,6 +28,7 @@ def main(config: DictConfig, folder: RunFolder) -> None:
     from robust_cli.models.classifier import parameters_count
     from robust_cli.models.weights import save
     from robust_cli.regimes.adversary import told
+    from robust_cli.regimes.batch import Phased
     from robust_cli.reporting import results
     from robust_cli.training.estimate import estimated_seconds
     from robust_cli.training.evaluation import accuracy
@@ -50,6 +51,8 @@ def main(config: DictConfig, folder: RunFolder) -> None:
         f"device: {subject.describe_device(device)}; seed {config.seed}")
     if attacked := told(regime):
         say(f"  {attacked}")
+    if isinstance(regime, Phased):
+        say(f"  {regime.plan(settings.epochs)}")
     subject.record(folder, config, device, train)
     how: dict[str, Any] = {"seed": config.seed, "device": device, "precision": config.precision, "augment": dataset.augment}
     say(f"  about {duration(estimated_seconds(model, regime, train, settings, **how))} for all epochs")

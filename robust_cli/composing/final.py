@@ -230,7 +230,8 @@ def _noise_settings(plain: Mapping[str, Any], command: str, default: float | Non
     smoothing = {"smoothing": {"layer": asked or layer}}
     if command == "certify":
         if noise is None:
-            raise UserError(f"noise_std: {without}; say which noise to smooth it with, noise_std=0.25")
+            raise UserError(f"noise_std: {without}; say which noise to smooth it with, noise_std=0.25, or prove the "
+                            "network itself, without noise, certificate=lp_dual")
         return {"noise_std": noise} | smoothing | _checked_kind(plain, asked or layer)
     classifier = plain["classifier"] or ("base" if noise is None else "smoothed")
     if classifier == "smoothed" and noise is None:

@@ -28,6 +28,7 @@ from robust_cli.runs.folder import RunFolder, shown, write_json
 from robust_cli.runs.provenance import gather
 from robust_cli.runs.streams import key64
 from robust_cli.training.hardware import chosen_device
+from robust_cli.verification.cascade import Cascade
 
 
 def describe_device(device: torch.device) -> str:
@@ -103,6 +104,9 @@ def load_subject(config: DictConfig, command: str) -> Subject:
         "precision": precision, "device": device.type, "classes": len(dataset.class_names),
         "class_names": list(dataset.class_names),
     }
+    if isinstance(model, Cascade) and config.noise_std is not None:
+        raise UserError(f"noise_std: expected a single network to smooth, got {config.noise_std:g} for a cascade, whose answers "
+                        "are proofs of their own; certify it with certificate=lp_dual, attack it with classifier=base")
     model = model.to(device).to(memory_format=memory_format(model, device)).eval()
     if config.run is None:
         notes = (*notes, clean_accuracy(model, images, precision))

@@ -85,6 +85,9 @@ class Phased(Protocol):
     def phases(self) -> int:
         """How many; each goes through the learning rate's whole schedule."""
 
+    def plan(self, epochs: int) -> str:
+        """A line on what is trained in so many epochs."""
+
 
 @runtime_checkable
 class Assembling(Protocol):

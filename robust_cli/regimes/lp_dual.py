@@ -77,6 +77,15 @@ class LpDual:
         """In how many parts of equal length the training falls, each with the learning rate's whole schedule."""
         return self.stages - self.given_stages
 
+    def plan(self, epochs: int) -> str:
+        """A line on what is trained."""
+        how = "exact bounds" if self.projections is None else f"{self.projections} random projections"
+        line = f"trained on what is proven in the {self.norm} ball of radius {self.radius:g}, by {how}"
+        if self.stages == 1:
+            return line
+        given = f" ({self.given_stages} given)" if self.given_stages else ""
+        return f"{line}; a cascade of {self.stages} networks{given}, {epochs // self.phases} epochs each"
+
     def network(self, make: Callable[[], nn.Module]) -> nn.Module:
         """The model that is trained: one network, or a cascade of as many as there are stages."""
         return make() if self.stages == 1 else Cascade([make() for _ in range(self.stages)], self.norm, self.radius)

@@ -29,7 +29,7 @@ _SUMS = {operator.add, torch.add, "add"}
 _FLATTEN = {torch.flatten, "flatten"}
 _WHAT = ("expected dense layers, convolutions, batch norms, ReLUs, flatten, means of pixels and sums of branches, whose bounds "
          "are known")
-_DO = ("train one of them (model=cnn_small, model=resnet20), or certify the smoothed classifier, whatever it is made of "
+_DO = ("train one of them (model=cnn_small, cnn_large, resnet20), or certify the smoothed classifier, whatever it is made of "
        "(certificate=[neyman_pearson])")
 _SAME_LOGITS = {torch.float64: 1e-9, torch.float32: 1e-3}  # relative to the largest; rounding is far below
 
@@ -57,7 +57,7 @@ def read(model: nn.Module, shape: tuple[int, ...]) -> Program:
 
 
 def _refused(what: str) -> UserError:
-    return UserError(f"certificate lp_dual: {_WHAT}; found {what}; {_DO}")
+    return UserError(f"lp_dual: {_WHAT}; found {what}; {_DO}")
 
 
 @torch.no_grad()
@@ -85,7 +85,7 @@ class _Reader:
         except UserError:
             raise
         except Exception as error:  # whatever the model's own code raises when it is followed with a symbol for the images
-            raise UserError(f"certificate lp_dual: expected a network whose layers can be listed, {type(model).__name__} decides "
+            raise UserError(f"lp_dual: expected a network whose layers can be listed, {type(model).__name__} decides "
                             f"on its values or shapes ({' '.join(str(error).split())[:100]}); {_DO}") from error
 
     def program(self) -> Program:

@@ -195,8 +195,15 @@ def test_given_stages_of_another_model_are_one_line(place: Path, here: Path, giv
     assert "these are not the weights of this model" in line
 
 
-@pytest.mark.parametrize(("run", "words"), [("single", ()), ("cascade", ("noise_std=0.1", "classifier=smoothed")),
-                                            ("cascade", ("gradient_noise.std=0.1",))])
+@pytest.mark.parametrize("words", [("certify", "samples=40"), ("attack", "classifier=smoothed", "attack=pgd_l2")])
+def test_a_cascade_is_not_smoothed(place: Path, here: Path, words: tuple[str, ...]) -> None:
+    """Its proofs would be made in every thread that counts votes."""
+    line = refused(robust(words[0], f"run={place / 'cascade'}", "noise_std=0.1", "subset=first:2", *words[1:], *OWN))
+    assert "noise_std: expected a single network to smooth, got 0.1 for a cascade" in line
+    assert "certificate=lp_dual" in line
+
+
+@pytest.mark.parametrize(("run", "words"), [("single", ()), ("cascade", ("gradient_noise.std=0.1",))])
 def test_the_attack_on_cascades_refuses_other_victims(place: Path, here: Path, run: str, words: tuple[str, ...]) -> None:
     line = refused(robust("attack", f"run={place / run}", "attack=cascade_l2", "budgets.l2=[1.0]", "subset=first:4", *words,
                           *OWN))

@@ -125,7 +125,7 @@ def test_another_function_is_refused_in_one_line(make: Any) -> None:
         proof(model, (1, SIDE, SIDE))
     text = str(raised.value)
     assert "\n" not in text
-    assert text.startswith("certificate lp_dual: expected")
+    assert text.startswith("lp_dual: expected")
     assert "neyman_pearson" in text
 
 

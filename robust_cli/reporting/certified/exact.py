@@ -59,9 +59,15 @@ def conclusion(line: Line[Certified], summary: Summary) -> str:
     if line.is_deterministic:
         asked_for = preset(line.about, line.part)
         asked = "" if asked_for is None else f", for the radius {radius(asked_for)} asked for"
-        return f"{line.part}: {EXACT}; proven of the network itself{asked}, without a failure probability"
+        return f"{line.part}: {EXACT}; proven of {_whose(line)}{asked}, without a failure probability"
     return (f"{line.part}: largest radius these votes could prove {radius(summary.largest_radius)}; false certificates among "
             f"{len(line.tables[0])} images: {summary.false_expected:.2g} expected, at most {summary.false_quantile} with 99.9 %")
+
+
+def _whose(line: Line[Certified]) -> str:
+    """Of what a certificate is proven, and of a cascade by what."""
+    is_cascade = bool(line.about.get("certificates", {}).get(line.part, {}).get("cascade"))
+    return "the cascade (all its networks name the class, and the last certifies it)" if is_cascade else "the network itself"
 
 
 def false_ones(line: Line[Certified], summary: Summary) -> list[str]:
