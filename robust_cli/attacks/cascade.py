@@ -14,7 +14,7 @@ import torch
 
 from robust_cli.attacks.classifiers import Classifier, Network
 from robust_cli.attacks.geometry import per_image, project, project_ball, random_start, settle, size, steepest
-from robust_cli.attacks.losses import fooled, lead
+from robust_cli.attacks.losses import fooled
 from robust_cli.attacks.norms import Norm
 from robust_cli.attacks.pgd import step_length
 from robust_cli.messages import check
@@ -25,7 +25,7 @@ from robust_cli.verification.cascade import Cascade
 from robust_cli.verification.reading import read
 
 BEYOND = 0.05  # of a step: how far inside the region where a condition is met it counts as met for good
-Condition = tuple[torch.Tensor, torch.Tensor]  # values [n], met where > 0, and their gradients [n, C, H, W]
+Condition = tuple[torch.Tensor, torch.Tensor]  # values [n], met where > 0, and gradients to climb [n, C, H, W]; or several
 _DUAL = {Norm.l2: Norm.l2, Norm.linf: Norm.l1}
 
 
@@ -43,7 +43,10 @@ class CascadeAttack:
     where the dual margins are the bounds over the ball of the cascade's radius around x', differentiable in x'. Each step adds
     up the steepest directions of the conditions that are not met and shortens the sum to the length of a step (``step_size``
     budgets, by default 2.5 / steps); then the ball and the box. Whether x' succeeds is answered by the cascade itself.
-    Restarts after the first begin at a uniform point of the ball.
+
+    A least margin is the one to the nearest class, which need not be the class that can be reached. The first of the
+    ``restarts`` therefore climbs softly, all classes by their softmax (the cross entropy of the margins), the second the nearest
+    class alone, and so on in turn; after these two they begin at a uniform point of the ball, not at the image.
 
     What can be told from the clean image spares most of it: while the budget's ball lies within the cascade's radius, a stage
     certifies no other class at x' than the one it gives the clean image, for that lies in the ball that it proves. A stage
@@ -52,8 +55,8 @@ class CascadeAttack:
     Source: Mangal, Wang, Zhang, Leino, Pasareanu and Fredrikson 2023 (On the perils of cascading robust classifiers), whose
     attack CasA has these targets and this saving. Theirs is projected gradient ascent of one sum of cross entropies, in which
     the stages before are pushed toward equal logits however far they are from certifying; the conditions, of no weight
-    where they are met and of equal weight where not, the check of every candidate, restarts, and budgets beyond the radius are
-    ours.
+    where they are met and of equal weight where not, the check of every candidate, the second way to climb, restarts, and
+    budgets beyond the radius are ours.
 
     Costs: a forward pass for each image and stage whose bounds or logits are computed, though bounds take as long as some
     hundred, and a backward pass for each of their gradients; an answer of the cascade is one forward pass.
@@ -62,7 +65,7 @@ class CascadeAttack:
     norm: str = Norm.l2
     steps: int = 20
     step_size: float | None = None
-    restarts: int = 1
+    restarts: int = 2
     budget: float | None = None
 
     def __post_init__(self) -> None:
@@ -110,10 +113,10 @@ class CascadeAttack:
         assert budget is not None
         length = step_length(self.step_size, self.steps, budget)
         images = victim.images[rows]
-        point = random_start(images, budget, self.norm, draws) if restart else images
+        point = random_start(images, budget, self.norm, draws) if restart > 1 else images
         beaten, todo = torch.zeros(len(rows), dtype=torch.bool, device=rows.device), torch.arange(len(rows), device=rows.device)
         for step in range(self.steps + 1):
-            values, gradients = victim.conditions(target, point[todo], rows[todo])
+            values, gradients = victim.conditions(target, point[todo], rows[todo], softly=restart % 2 == 0)
             met = todo if step == self.steps else todo[(values > 0).all(0)]
             if len(met):
                 point = point.index_copy(0, met, settle(point[met], images[met], budget, self.norm))
@@ -158,43 +161,51 @@ class _Victim:
         """What the cascade itself says, bool [n]."""
         return fooled(self.network.logits(points), self.labels[rows])
 
-    def conditions(self, target: int, points: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values [m, n], met where > 0 (infinite where a condition is none), and their gradients [m, n, C, H, W]."""
-        found = [self._not_certified(stage, points, rows) for stage in range(target)]
+    def conditions(self, target: int, points: torch.Tensor, rows: torch.Tensor, softly: bool) -> Condition:
+        """Values [m, n], met where > 0 (infinite where a condition is none), and gradients [m, n, C, H, W] to climb."""
+        found = [self._not_certified(stage, points, rows, softly) for stage in range(target)]
         own = self._certified_wrong if target < self.stages - 1 else self._wrong
-        found.append(own(target, points, rows))
+        found.append(own(target, points, rows, softly))
         values, gradients = zip(*found, strict=True)
         return torch.stack(values), torch.stack(gradients)
 
-    def _not_certified(self, stage: int, points: torch.Tensor, rows: torch.Tensor) -> Condition:
+    def _not_certified(self, stage: int, points: torch.Tensor, rows: torch.Tensor, softly: bool) -> Condition:
         values, gradients, labels = points.new_full((len(rows),), torch.inf), torch.zeros_like(points), self.labels[rows]
         able = ((self.named[stage, rows] == labels) | (not self.covered)).nonzero()[:, 0]
         if len(able):
-            values[able], gradients[able] = self._sloped(points[able], lambda x: -self._least(stage, x, labels[able]))
+            values[able], gradients[able] = self._sloped(points[able], lambda x: self._lacking(stage, x, labels[able]), softly)
         return values, gradients
 
-    def _certified_wrong(self, stage: int, points: torch.Tensor, rows: torch.Tensor) -> Condition:
+    def _certified_wrong(self, stage: int, points: torch.Tensor, rows: torch.Tensor, softly: bool) -> Condition:
         classes = self.named[stage, rows]
         if not self.covered:
             with torch.no_grad():
                 logits = self.networks[stage](points)
             self.network.forward_passes += len(points)
             classes = logits.scatter(1, self.labels[rows, None], -torch.inf).argmax(1)
-        return self._sloped(points, lambda x: self._least(stage, x, classes))
+        values, gradients = self._sloped(points, lambda x: self._lacking(stage, x, classes), softly)
+        return -values, -gradients
 
-    def _wrong(self, stage: int, points: torch.Tensor, rows: torch.Tensor) -> Condition:
-        return self._sloped(points, lambda x: lead(self.networks[stage](x), self.labels[rows]))
+    def _wrong(self, stage: int, points: torch.Tensor, rows: torch.Tensor, softly: bool) -> Condition:
+        labels = self.labels[rows, None]
 
-    def _least(self, stage: int, points: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """The least bound of the margins of a class over the others in the ball around each point, [n]."""
-        bounds = margins(self.programs[stage], points, classes, self.ball)
-        return bounds.scatter(1, classes[:, None], torch.inf).min(1).values
+        def leads(x: torch.Tensor) -> torch.Tensor:
+            logits = self.networks[stage](x)
+            return (logits - logits.gather(1, labels)).scatter(1, labels, -torch.inf)
 
-    def _sloped(self, points: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) -> Condition:
+        return self._sloped(points, leads, softly)
+
+    def _lacking(self, stage: int, points: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """What a class's bounds lack of being certified against each other class in the ball around each point, [n, K]."""
+        return (-margins(self.programs[stage], points, classes, self.ball)).scatter(1, classes[:, None], -torch.inf)
+
+    def _sloped(self, points: torch.Tensor, each: Callable[[torch.Tensor], torch.Tensor], softly: bool) -> Condition:
+        """The largest of numbers [n, K], and its gradient, or that of the soft one."""
         with torch.enable_grad():
             inputs = points.detach().requires_grad_()
-            values = value(inputs)
-            (gradients,) = torch.autograd.grad(values.sum(), inputs, materialize_grads=True)
+            numbers = each(inputs)
+            climbed = numbers.logsumexp(1) if softly else numbers.amax(1)
+            (gradients,) = torch.autograd.grad(climbed.sum(), inputs, materialize_grads=True)
         self.network.forward_passes += len(points)
         self.network.backward_passes += len(points)
-        return values.detach(), gradients
+        return numbers.detach().amax(1), gradients
