@@ -76,6 +76,9 @@ class Stopping:
     def phases(self) -> int:
         return self.regime.phases if isinstance(self.regime, Phased) else 1
 
+    def plan(self, epochs: int) -> str:
+        return f"{epochs} epochs"
+
     def loss(self, model: nn.Module, batch: Batch, progress: Progress) -> Losses:
         if progress.step == self.step and model.training:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -157,6 +157,9 @@ class InTwo:
     def __init__(self, kill: int | None = None) -> None:
         self.kill, self.stage = kill, 0
 
+    def plan(self, epochs: int) -> str:
+        return f"{epochs} epochs in two"
+
     def loss(self, model: nn.Module, batch: Batch, progress: Progress) -> Losses:
         if not progress.validating:
             if progress.step == self.kill:
